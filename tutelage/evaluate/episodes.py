@@ -1,0 +1,121 @@
+"""Playing whole episodes with a policy that no longer learns."""
+
+from dataclasses import dataclass
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tutelage.games.nested import flatten_observation
+from tutelage.games.spec import Game, GameError, Nested
+from tutelage.rewards.source import RewardSource
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Whatever can act. Its device and its memory are its own business."""
+
+    def act(self, observation: Nested, deterministic: bool = True) -> Nested:
+        """observation: [B, ...] -> actions: [B, ...]"""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeReturns:
+    """What the episodes paid, in the order in which they were asked for."""
+
+    returns: Float[Tensor, "episodes"]
+    """Undiscounted sums of the reward, float64."""
+    lengths: Int64[Tensor, "episodes"]
+    """Real steps taken."""
+
+    @property
+    def mean(self) -> float:
+        return self.returns.mean().item()
+
+
+def evaluate(policy: Policy, game: Game, episodes: int, seed: int, max_steps: int = 100_000) -> EpisodeReturns:
+    """Play `episodes` noise-free episodes. See `evaluate_members`, of which this is the case of one member."""
+    return evaluate_members(policy, game, members=1, episodes=episodes, seed=seed, max_steps=max_steps)[0]
+
+
+@torch.no_grad()
+def evaluate_members(
+    policy: Policy,
+    game: Game,
+    members: int,
+    episodes: int,
+    seed: int,
+    max_steps: int = 100_000,
+    reward: RewardSource | None = None,
+) -> list[EpisodeReturns]:
+    """Play `episodes` noise-free episodes with each of R stacked policies; the game's R*B copies are ordered member-major.
+
+    Which copy plays which episode is fixed beforehand: episode i of a member belongs to its copy i mod B. Taking the first
+    `episodes` to end instead would favor short ones. Every member meets the same B seeds, so members can be compared in pairs.
+    reward: what to count instead of the game's own. max_steps: an episode that is longer is an error, because a mean over the
+    others would not be the policy's mean.
+    Raises GameError for a NaN from the game or the policy, for an episode that does not end, and for copies that do not divide.
+    """
+    if episodes < 1 or members < 1 or game.copies % members:
+        raise GameError(f"{episodes} episodes of {members} members were asked of {game.copies} copies; members must divide the copies")
+    copies = game.copies // members
+    own = torch.arange(episodes) % copies  # [episodes], the copy within a member that plays each
+    quota = torch.bincount(own, minlength=copies).repeat(members)
+    total = torch.zeros(game.copies, dtype=torch.float64)
+    length = torch.zeros(game.copies, dtype=torch.int64)
+    played: list[list[tuple[float, int]]] = [[] for _ in range(game.copies)]
+
+    observation = game.reset(seed=seeds_of(seed, copies) * members)
+    _check_finite(observation, "observation at reset")
+    left = quota.clone()
+    while left.any():
+        action = policy.act(observation, deterministic=True)
+        _check_finite(action, "action of the policy", left > 0)
+        step = game.step(action)
+        _check_finite(step.observation, "observation", left > 0)
+        _check_finite(step.reward, "reward", left > 0)
+        paid = step.reward
+        if reward is not None:
+            paid = reward.reward(flatten_observation(game.observation_space, observation), cast(Tensor, action), step.reward)
+        total += torch.where(step.mask, paid.double(), 0.0)
+        length += step.mask
+        for b in step.boundary.nonzero().flatten().tolist():
+            if left[b] > 0:
+                played[b].append((total[b].item(), int(length[b])))
+                left[b] -= 1
+            total[b], length[b] = 0.0, 0
+        if (length * (left > 0)).max() >= max_steps:
+            raise GameError(f"{type(game).__name__}: an episode has not ended after {max_steps} steps; evaluation needs episodes that end")
+        observation = game.reset(where=step.boundary) if step.boundary.any() else step.observation
+    return [_in_order(played[r * copies : (r + 1) * copies], own) for r in range(members)]
+
+
+def seeds_of(seed: int, copies: int) -> list[int]:
+    """One seed per copy, all different streams; the first ones do not depend on how many there are."""
+    return [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(copies)]
+
+
+def _in_order(played: list[list[tuple[float, int]]], own: Tensor) -> EpisodeReturns:
+    ordered = [played[b].pop(0) for b in own.tolist()]
+    return EpisodeReturns(
+        returns=torch.tensor([total for total, _ in ordered], dtype=torch.float64),
+        lengths=torch.tensor([length for _, length in ordered], dtype=torch.int64),
+    )
+
+
+def _check_finite(value: Nested, what: str, where: Tensor | None = None) -> None:
+    """value: a tree of [B, ...]; where: [B], the copies that count (None: all)."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            _check_finite(entry, f"{what}, entry {name!r}", where)
+    elif isinstance(value, tuple):
+        for i, entry in enumerate(value):
+            _check_finite(entry, f"{what}, entry {i}", where)
+    elif value.is_floating_point() and not torch.isfinite(value).all():
+        bad = ~torch.isfinite(value).flatten(1).all(1) if value.dim() > 1 else ~torch.isfinite(value)
+        bad = bad.cpu() if where is None else bad.cpu() & where
+        if bad.any():
+            raise GameError(f"evaluation met a number that is not finite: {what}, copy {int(bad.nonzero()[0])}")

@@ -1,0 +1,145 @@
+"""The rollout: the only code that steps a game to learn."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tutelage.experience.trajectory import Transition
+from tutelage.games.nested import flatten_observation
+from tutelage.games.spec import CannotSnapshot, Game, GameError
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """An episode that has ended."""
+
+    seed: int
+    """Index on the member axis, 0 .. R-1."""
+    copy: int
+    total: float
+    """Undiscounted sum of the game's rewards."""
+    length: int
+
+
+@dataclass(slots=True)
+class Anchor:
+    """Where a copy of the game can be put back to, so that a clip is drawn later and off the training path."""
+
+    slot: int
+    """Steps taken by all copies when the snapshot was made: the time index of the next transition."""
+    snapshot: Any
+
+
+@dataclass
+class Rollout:
+    """Plays R x B copies of a game, seed-major, and resets the copies whose episode has ended."""
+
+    game: Game
+    members: int
+    """R. `game.copies` must be a multiple of it."""
+    seeds: Sequence[int]
+    """One reset seed per copy of the game."""
+    anchor_every: int = 0
+    """Steps between snapshots for later drawing; also at each episode start. 0: none."""
+    anchors_kept: int = 1000
+    """Snapshots kept per copy of the game."""
+    steps: int = 0
+    """Steps taken by every copy."""
+    observation: Float[Tensor, "R B D"] = field(init=False)
+    episodes: list[Episode] = field(init=False, default_factory=list)
+    """Ended since somebody last cleared the list."""
+
+    def __post_init__(self) -> None:
+        if self.game.copies % self.members:
+            raise GameError(f"a rollout of {self.members} seeds needs a multiple of {self.members} copies; the game has {self.game.copies}")
+        self.copies = self.game.copies // self.members
+        self.observation = self._flatten(self.game.reset(seed=self.seeds))
+        self.totals = torch.zeros(self.members, self.copies, dtype=torch.float64)
+        self.lengths = torch.zeros(self.members, self.copies, dtype=torch.int64)
+        self.anchors: list[deque[Anchor]] = [deque(maxlen=self.anchors_kept) for _ in range(self.game.copies)]
+        self._anchor(torch.ones(self.game.copies, dtype=torch.bool))
+
+    def _flatten(self, observation: Any) -> Tensor:
+        flat = flatten_observation(self.game.observation_space, observation)
+        return flat.view(self.members, -1, flat.shape[-1])
+
+    def _anchor(self, fresh: Tensor) -> None:
+        if not self.anchor_every:
+            return
+        due = fresh | ((self.lengths.view(-1) % self.anchor_every == 0) if self.steps else fresh)
+        for copy in due.nonzero().flatten().tolist():
+            self.anchors[copy].append(Anchor(self.steps, self.game.snapshot(copy)))
+
+    def step(self, action: Float[Tensor, "R B A"]) -> Transition:
+        """Advance every copy by one action in the game's units. Raises GameError when the game answers with NaN."""
+        before = self.observation
+        outcome = self.game.step(action.view(self.game.copies, *action.shape[2:]))
+        successor = self._flatten(outcome.observation)
+        self._refuse_nan(outcome.reward, successor)
+        shape = (self.members, self.copies)
+        reward, mask = outcome.reward.view(shape), outcome.mask.view(shape)
+        self.totals += reward * mask
+        self.lengths += mask
+        self.steps += 1
+        following = successor
+        if outcome.boundary.any():
+            for copy in outcome.boundary.nonzero().flatten().tolist():
+                seed, own = divmod(copy, self.copies)
+                self.episodes.append(Episode(seed, own, float(self.totals[seed, own]), int(self.lengths[seed, own])))
+            ended = outcome.boundary.view(shape)
+            self.totals[ended], self.lengths[ended] = 0.0, 0
+            following = self._flatten(self.game.reset(where=outcome.boundary))
+        self.observation = following
+        self._anchor(outcome.boundary)
+        return Transition(before, action, reward, successor, following, outcome.terminated.view(shape), outcome.boundary.view(shape), mask)
+
+    def _refuse_nan(self, reward: Tensor, successor: Tensor) -> None:
+        # Sums are finite when their terms are: two passes over small tensors instead of a mask of every entry.
+        if torch.isfinite(reward.sum()) and torch.isfinite(successor.sum()):
+            return
+        finite = successor.view(self.game.copies, -1).isfinite().all(-1)
+        what, copies = ("observation", ~finite) if not finite.all() else ("reward", ~reward.isfinite())
+        where = copies.nonzero().flatten().tolist()
+        if where:
+            raise GameError(f"the game gave a {what} that is not finite in copy {where[0]} after step {self.steps}; nothing was stored")
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs, with a snapshot of each copy where the game can give one."""
+        snapshots: list[Any] = []
+        for copy in range(self.game.copies):
+            try:
+                snapshots.append(self.game.snapshot(copy))
+            except CannotSnapshot as reason:
+                snapshots.append({"cannot_snapshot": str(reason)})
+        return {
+            "steps": self.steps,
+            "observation": self.observation,
+            "totals": self.totals,
+            "lengths": self.lengths,
+            "snapshots": snapshots,
+            "anchors": [[{"slot": a.slot, "snapshot": a.snapshot} for a in kept] for kept in self.anchors],
+        }
+
+    def load(self, state: dict[str, Any]) -> list[int]:
+        """Continue where `state` was taken. Returns the copies that had to start a fresh episode instead."""
+        self.steps = int(state["steps"])
+        self.observation = state["observation"].clone()
+        self.totals, self.lengths = state["totals"].clone(), state["lengths"].clone()
+        self.anchors = [deque((Anchor(int(a["slot"]), a["snapshot"]) for a in kept), maxlen=self.anchors_kept) for kept in state["anchors"]]
+        fresh = [copy for copy, snapshot in enumerate(state["snapshots"]) if "cannot_snapshot" in snapshot]
+        for copy, snapshot in enumerate(state["snapshots"]):
+            if copy not in fresh:
+                self.game.restore(copy, snapshot)
+        if fresh:
+            where = torch.zeros(self.game.copies, dtype=torch.bool)
+            where[fresh] = True
+            first = self._flatten(self.game.reset(where=where))
+            chosen = where.view(self.members, self.copies)
+            self.observation[chosen] = first[chosen]
+            self.totals[chosen], self.lengths[chosen] = 0.0, 0
+        return fresh

@@ -1,0 +1,122 @@
+"""Segments on disk, named by their content, each with the way to draw it later."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tutelage.experience.replay import Replay
+from tutelage.experience.rollout import Anchor
+from tutelage.experience.trajectory import Segments
+from tutelage.experience.trees import pack, unpack
+
+
+class SegmentError(ValueError):
+    """A segment file that is missing, damaged or not what its name says."""
+
+
+@dataclass(frozen=True)
+class StoredSegment:
+    """One clip of H steps."""
+
+    observation: Float[Tensor, "H D"]
+    action: Float[Tensor, "H A"]
+    reward: Float[Tensor, "H"]
+    """The game's own."""
+    snapshot: Any | None
+    """Where to put the game back to, some steps before the clip; None where the world cannot snapshot."""
+    lead_in: Float[Tensor, "L A"]
+    """Actions from the snapshot to the first step of the clip."""
+
+
+def segment_hash(observation: Float[Tensor, "H D"], action: Float[Tensor, "H A"]) -> str:
+    """SHA-256 over what a rater could have seen: observations and actions as float32."""
+    digest = hashlib.sha256()
+    for tensor in (observation, action):
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+class SegmentArchive:
+    """A folder of segments; writing the same segment twice is writing it once."""
+
+    def __init__(self, directory: Path) -> None:
+        """directory: created when the first segment is put."""
+        self.directory = directory
+        self._known: dict[str, StoredSegment] = {}
+
+    def put(self, segment: StoredSegment) -> str:
+        """Keep a segment; returns its hash."""
+        name = segment_hash(segment.observation, segment.action)
+        if name not in self._known:
+            self._known[name] = segment
+            path = self._path(name)
+            if not path.exists():
+                self.directory.mkdir(parents=True, exist_ok=True)
+                tensors, text = pack(
+                    {
+                        "observation": segment.observation,
+                        "action": segment.action,
+                        "reward": segment.reward,
+                        "lead_in": segment.lead_in,
+                        "snapshot": segment.snapshot,
+                    }
+                )
+                partial = path.with_suffix(f".partial-{os.getpid()}")
+                save_file(tensors, partial, metadata={"tree": text})
+                os.replace(partial, path)
+        return name
+
+    def get(self, name: str) -> StoredSegment:
+        """Raises SegmentError when the file is missing or damaged."""
+        if name not in self._known:
+            path = self._path(name)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tree = unpack({key: file.get_tensor(key) for key in file.keys()}, file.metadata()["tree"])  # noqa: SIM118
+                segment = StoredSegment(**tree)
+            except FileNotFoundError:
+                raise SegmentError(f"segment {name} is not in {self.directory}") from None
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+                raise SegmentError(f"segment file {path} is damaged: {error}") from None
+            if segment_hash(segment.observation, segment.action) != name:
+                raise SegmentError(f"segment file {path} does not hold the segment that its name says")
+            self._known[name] = segment
+        return self._known[name]
+
+    def _path(self, name: str) -> Path:
+        return self.directory / f"{name}.safetensors"
+
+
+def cut(
+    replay: Replay, anchors: Sequence[Sequence[Anchor]], segments: Segments, seed: int, index: int, length: int
+) -> StoredSegment:
+    """The index-th segment of a seed with its way back: the newest anchor at or before its start, and the actions from there.
+
+    segments: as `Replay.segments` gave them `[R, N, H, ...]`; anchors: those of the rollout.
+    """
+    slot, copy = divmod(int(segments.start[seed, index]), replay.copies)
+    newest = replay.steps - 1
+    time = newest - (newest - slot) % replay.slots  # of the segment's first step, counted from the start of the run
+    before = [anchor for anchor in anchors[seed * replay.copies + copy] if anchor.slot <= time]
+    anchor = before[-1] if before else None
+    D, A = replay.observation_width, replay.action_width
+    rows = replay.rows.view(replay.members, replay.slots, replay.copies, -1)[seed, :, copy]
+    first = time if anchor is None else anchor.slot
+    lead_in = [rows[t % replay.slots, D : D + A] for t in range(first, time)]
+    return StoredSegment(
+        observation=segments.observation[seed, index],
+        action=segments.action[seed, index],
+        reward=segments.reward[seed, index],
+        snapshot=None if anchor is None else anchor.snapshot,
+        lead_in=torch.stack(lead_in) if lead_in else segments.action.new_empty(0, A),
+    )

@@ -1,0 +1,82 @@
+"""What a person sees while a run goes on: steps, returns, labels, how well the reward is understood, time left."""
+
+import time
+from collections import deque
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from tutelage.experiment.run import Experiment
+
+REFRESH_SECONDS = 0.2
+LINE_SECONDS = 30.0
+WINDOW_SECONDS = 60.0
+
+
+class Display:
+    """A live bar on a terminal; a line now and then where the output goes to a file."""
+
+    def __init__(self, experiment: Experiment, console: Console) -> None:
+        self.experiment, self.console = experiment, console
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[words]}"),
+            console=console, auto_refresh=False, transient=False,
+        )  # fmt: skip
+        self._task = self._progress.add_task(experiment.method, total=experiment.config.steps, completed=experiment.steps, words="")
+        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), experiment.steps)])
+        self._shown = 0.0
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.show(now=True)
+        self._progress.stop()
+
+    def show(self, now: bool = False) -> None:
+        """Draw, when it is time to."""
+        clock = time.monotonic()
+        if not now and clock - self._shown < (REFRESH_SECONDS if self.console.is_terminal else LINE_SECONDS):
+            return
+        self._shown = clock
+        words = self._words(clock)
+        if self.console.is_terminal:
+            self._progress.update(self._task, completed=self.experiment.steps, words=words, refresh=True)
+        else:
+            experiment = self.experiment
+            self.console.print(f"{experiment.method}: {experiment.steps:,} of {experiment.config.steps:,} steps, {words}", highlight=False)
+
+    def _words(self, clock: float) -> str:
+        experiment = self.experiment
+        parts: list[str] = []
+        totals = [own[-1][0] for own in experiment.returns if own]
+        if totals:
+            parts.append("return " + " ".join(f"{total:,.0f}" for total in totals[:5]) + (" ..." if len(totals) > 5 else ""))
+        if experiment.lesson is not None:
+            answered = sum(len(own) for own in experiment.lesson.judgements)
+            parts.append(f"labels {answered} of {experiment.label_budget}")
+            if experiment.accuracy is not None:
+                parts.append(f"reward model agrees {experiment.accuracy:.0%}")
+        left = self._seconds_left(clock)
+        if left is not None:
+            parts.append(f"{_duration(left)} left")
+        return ", ".join(parts)
+
+    def _seconds_left(self, clock: float) -> float | None:
+        """From the pace of the last minute: sessions and evaluations make the pace of the whole run a poor guide."""
+        self._marks.append((clock, self.experiment.steps))
+        while len(self._marks) > 2 and clock - self._marks[0][0] > WINDOW_SECONDS:
+            self._marks.popleft()
+        (began, first), (ended, last) = self._marks[0], self._marks[-1]
+        if last <= first:
+            return None
+        return (ended - began) / (last - first) * (self.experiment.config.steps - last)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{rest:02}"

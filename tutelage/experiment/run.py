@@ -1,0 +1,365 @@
+"""A run: one state machine from a configuration to a directory that holds everything."""
+
+import fcntl
+import importlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from tutelage.evaluate.clips import ClipError, encode, record_episode
+from tutelage.evaluate.episodes import evaluate_members
+from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
+from tutelage.experience.replay import Replay
+from tutelage.experience.rollout import Rollout
+from tutelage.experience.segments import SegmentArchive
+from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
+from tutelage.experiment.config import ConfigError, RunConfig, from_json, to_json
+from tutelage.experiment.fingerprint import fingerprint
+from tutelage.experiment.log import EVENTS, EventLog, read_events
+from tutelage.experiment.randomness import generator, seed_of
+from tutelage.feedback.raters import TEACHERS, OracleRater, Rater, StoreRater
+from tutelage.games.make import make
+from tutelage.games.nested import flat_width
+from tutelage.games.spec import CannotSnapshot, Game, GameError, space_to_json
+from tutelage.learn.deep import sac
+from tutelage.learn.preference import pebble
+from tutelage.learn.preference.lesson import Lesson
+from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
+
+EVALUATION_SEED = 20_000_000  # far from the seeds of training: what is judged was never trained on
+FILMED_STEPS = 200
+FILMED_RATE = 30
+STATE = {"learner", "rollout", "replay", "returns", "seconds", "spaces"}
+RETURNS_REMEMBERED = 10  # B-Pref's teachers measure their thresholds by the mean of so many training episodes
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked; one sentence."""
+
+
+class Experiment:
+    """`step` until `finished`; `save` and `restore` at any step between."""
+
+    def __init__(self, config: RunConfig, out: Path, raters: Callable[[int], Rater] | None = None) -> None:
+        """raters: makes the rater of a seed, where neither a scripted teacher nor the store is meant.
+
+        Raises RunError when another process uses `out`, GameError or ConfigError for what cannot be played or learned.
+        """
+        torch.set_num_threads(config.threads)
+        self._lock = _lock(out)
+        self._store: Any = None
+        self._frozen: dict[str, Tensor] = {}
+        self.config, self.out, self._custom_raters = config, out, raters
+        self.seeds = [config.seed + i for i in range(config.seeds)]
+        game = make(config.game, config.seeds * config.copies)
+        width = flat_width(game.observation_space)
+        reset_seeds = [seed_of(seed, f"game/{copy}") % 2**31 for seed in self.seeds for copy in range(config.copies)]
+        self.game = game
+        game.reset(seed=reset_seeds)
+        draws = isinstance(config.algorithm, pebble.Config) and _can_snapshot(game)
+        self.rollout = Rollout(game, config.seeds, reset_seeds, config.anchor_every if draws else 0)
+        self.true_reward = _reward_source(config.true_reward)
+        self.returns: list[deque[tuple[float, int]]] = [deque(maxlen=RETURNS_REMEMBERED) for _ in self.seeds]
+        self.lesson: Lesson | None = None
+        self.learner = self._make_learner(width)
+        capacity = self.sac.config.replay_capacity or config.steps
+        action_width = game.action_space.shape[0]  # type: ignore[union-attr]  # the learner has refused anything but a box
+        self.replay = Replay(capacity, config.seeds, config.copies, width, action_width, config.device)
+        self.checkpoints = Checkpoints(out, config.checkpoints_kept)
+        self.seconds = 0.0
+        self.accuracy: float | None = None
+        """Share of the labels that the reward model agreed with at the last fit."""
+        self._evaluation_game: Game | None = None
+        self.log = EventLog(out / EVENTS)
+
+    def _make_learner(self, width: int) -> sac.SAC | pebble.Pebble:
+        config = self.config
+
+        def spawn(path: str) -> list[torch.Generator]:
+            return [generator(seed, path) for seed in self.seeds]
+
+        if isinstance(config.algorithm, sac.Config):
+            return sac.SAC(config.algorithm, width, self.game.action_space, spawn("learner"), config.device)
+        archive = SegmentArchive(self.out / "segments")
+        groups = [f"{self.out.resolve().name}/seed-{seed}" for seed in self.seeds]
+        raters = [self._make_rater(i, groups[i], archive) for i in range(len(self.seeds))]
+        self.lesson = Lesson(raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward)
+        return pebble.Pebble(config.algorithm, width, self.game.action_space, spawn("learner"), spawn("reward"), self.lesson, config.device)
+
+    def _make_rater(self, index: int, group: str, archive: SegmentArchive) -> Rater:
+        config, seed = self.config, self.seeds[index]
+        if self._custom_raters is not None:
+            return self._custom_raters(seed)
+        if config.rater == "store":
+            return StoreRater(self.store, group)
+        if config.teacher not in TEACHERS:
+            raise ConfigError(f'teacher "{config.teacher}" is none of {", ".join(TEACHERS)}')
+
+        def reward_per_step() -> float:
+            return sum(total for total, _ in self.returns[index]) / max(sum(length for _, length in self.returns[index]), 1)
+
+        # Thresholds need R / T, the mean return over the length of an episode; episodes may differ in length.
+        return OracleRater(
+            TEACHERS[config.teacher], lambda item: archive.get(item).reward, generator(seed, "teacher"), reward_per_step,
+            episode_length=1, clock=lambda: 0.0,
+        )  # fmt: skip
+
+    @property
+    def store(self) -> Any:
+        """The label store of this run, opened when it is first needed."""
+        if self._store is None:
+            from tutelage.feedback.store import Store
+
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._store = Store(self.config.store or f"sqlite:///{(self.out / 'feedback.sqlite').resolve()}")
+        return self._store
+
+    @property
+    def sac(self) -> sac.SAC:
+        """The SAC that acts, which PEBBLE holds."""
+        return self.learner if isinstance(self.learner, sac.SAC) else self.learner.sac
+
+    @property
+    def steps(self) -> int:
+        """Environment steps taken per copy."""
+        return self.rollout.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step has been taken."""
+        return self.steps >= self.config.steps
+
+    def begin(self) -> None:
+        """Write the configuration and the first events; judge and film the untrained policy."""
+        config = to_json(self.config)
+        (self.out / "config.json").write_text(json.dumps(config, indent=1))
+        self.log.append(
+            "start",
+            0,
+            config=config | {"method": self.method},
+            fingerprint=fingerprint(self.config.device, self.config.threads),
+            seeds=self.seeds,
+        )
+        self.evaluate(policy="untrained")
+        self.film("before")
+        self.save()
+
+    @property
+    def label_budget(self) -> int:
+        """Answers that this run may ask for, all seeds together."""
+        return self.config.algorithm.labels * len(self.seeds) if isinstance(self.config.algorithm, pebble.Config) else 0
+
+    @property
+    def method(self) -> str:
+        """As result rows name it: the algorithm, with the number of labels where there are any."""
+        algorithm = self.config.algorithm
+        return f"{self.config.name}-{algorithm.labels}" if isinstance(algorithm, pebble.Config) else self.config.name
+
+    def step(self) -> None:
+        """One environment step of every copy, what is learned from it, and whatever else is due."""
+        began = time.perf_counter()
+        rollout, replay, config = self.rollout, self.replay, self.config
+        random = rollout.steps < self.sac.config.random_steps
+        action = self.learner.explore(config.copies) if random else self.learner.act(rollout.observation)
+        transition = rollout.step(action)
+        source = self.learner if isinstance(self.learner, pebble.Pebble) else self.true_reward
+        replay.add(transition, source.reward(transition.observation, transition.action, transition.reward))
+        metrics = self.learner.update(replay)
+        self._log_step(metrics)
+        self.seconds += time.perf_counter() - began
+        if self.steps % config.evaluate_every == 0 or self.finished:
+            self.evaluate()
+        if config.clips > 1 and not self.finished and self.steps % -(-config.steps // (config.clips - 1)) == 0:
+            self.film("during")
+        if self.finished and config.clips:
+            self.film("after")
+        if self.steps % config.checkpoint_every == 0 or self.finished:
+            self.save()
+
+    def _log_step(self, metrics: dict[str, Tensor]) -> None:
+        step = self.steps
+        for episode in self.rollout.episodes:
+            self.returns[episode.seed].append((episode.total, episode.length))
+            learned = float(self._episode_reward(episode.seed, episode.copy, episode.length)) if self.lesson is not None else None
+            self.log.append(
+                "episode", step, seed=self.seeds[episode.seed], length=episode.length, learned_return=learned, **{"return": episode.total}
+            )
+        self.rollout.episodes.clear()
+        if self.lesson is not None:
+            for event in self.lesson.events:
+                self.accuracy = event.get("accuracy", self.accuracy)
+                fields = {k: v for k, v in event.items() if k not in ("event", "step", "seed")}
+                self.log.append(event["event"], event["step"], seed=self.seeds[event["seed"]], **fields)
+            self.lesson.events.clear()
+        if step % self.config.log_every == 0 and metrics:
+            for i, seed in enumerate(self.seeds):
+                self.log.append("update", step, seed=seed, **{name: float(value[i]) for name, value in metrics.items()})
+            for what, members in self.sac.frozen().items():
+                for i in (members & ~self._frozen.get(what, torch.zeros_like(members))).nonzero().flatten().tolist():
+                    self.log.append("frozen_member", step, seed=self.seeds[i], what=what)
+                self._frozen[what] = members.clone()
+
+    def _episode_reward(self, seed: int, copy: int, length: int) -> Tensor:
+        """Sum over an episode that has just ended of what the learner was paid."""
+        slots = torch.arange(self.steps - length, self.steps) % self.replay.slots
+        return self.replay.reward[seed, (slots * self.config.copies + copy).to(self.replay.reward.device)].sum()
+
+    def evaluate(self, policy: str = "learned", episodes: int | None = None) -> list[list[float]]:
+        """Noise-free episodes of every seed, each with the same starts; returns `[R][episodes]`, which are logged."""
+        config = self.config
+        episodes = episodes or config.evaluation_episodes
+        game = self._game_for_evaluation(min(episodes, 10))
+        source = None if isinstance(self.true_reward, GameReward) else self.true_reward
+        results = evaluate_members(
+            StackedPolicy(self.learner, config.seeds, game.observation_space), game, config.seeds, episodes, EVALUATION_SEED, reward=source
+        )
+        for seed, result in zip(self.seeds, results, strict=True):
+            self.log.append(
+                "evaluation", self.steps, seed=seed, returns=result.returns, mean=result.mean, policy=policy, seconds=self.seconds
+            )
+        return [result.returns.tolist() for result in results]
+
+    def _game_for_evaluation(self, copies: int) -> Game:
+        if self._evaluation_game is None or self._evaluation_game.copies != copies * self.config.seeds:
+            self._evaluation_game = make(self.config.game, copies * self.config.seeds)
+        return self._evaluation_game
+
+    def film(self, moment: str) -> None:
+        """Film one noise-free episode of the first seed; where that cannot be done, say why in the log and go on."""
+        if not self.config.clips:
+            return
+        path = Path("clips") / f"{moment}-{self.steps:09d}.mp4"
+        try:
+            game = make(self.config.game, 1)
+            policy = MemberPolicy(self.learner, self.config.seeds, 0, game.observation_space)
+            frames = record_episode(policy, game, EVALUATION_SEED, max_steps=FILMED_STEPS)
+            encode(frames, self.out / path, fps=FILMED_RATE)
+            game.close()
+        except (GameError, ClipError) as reason:
+            self.log.append("warning", self.steps, message=f"no clip was made: {reason}")
+            return
+        self.log.append(
+            "clip", self.steps, seed=self.seeds[0], file=str(path), caption=f"{moment.capitalize()}, after {self.steps:,} steps"
+        )
+
+    def save(self) -> Path:
+        """A checkpoint of everything; the log is on the disk before it counts."""
+        self.log.sync()
+        state = {
+            "learner": self.learner.state(),
+            "rollout": self.rollout.state(),
+            "replay": self.replay.state(),
+            "returns": [[list(pair) for pair in own] for own in self.returns],
+            "seconds": self.seconds,
+            "spaces": {"observation": space_to_json(self.game.observation_space), "action": space_to_json(self.game.action_space)},
+        }
+        return self.checkpoints.save(self.steps, state, self.replay)
+
+    def restore(self) -> list[str]:
+        """Continue from the newest valid checkpoint; returns what was restored and what was not, in sentences.
+
+        Raises CheckpointError when there is none: a run that cannot be continued is never silently started again.
+        """
+        loaded = self.checkpoints.load_newest()
+        before = read_events(self.out / EVENTS)
+        state = loaded.state
+        unknown = state.keys() - STATE
+        missing = STATE - state.keys()
+        if unknown or missing:
+            raise CheckpointError(
+                f"the checkpoint at step {loaded.step} has unknown parts {sorted(unknown)} and lacks {sorted(missing)}; "
+                f"this version knows {', '.join(sorted(STATE))}"
+            )
+        self.learner.load(state["learner"])
+        fresh = self.rollout.load(state["rollout"])
+        self.replay.load(state["replay"], loaded.chunks, loaded.slots_per_chunk)
+        for own, saved in zip(self.returns, state["returns"], strict=True):
+            own.extend((float(total), int(length)) for total, length in saved)
+        self.seconds = float(state["seconds"])
+        if self.lesson is not None:
+            self.lesson.heard_before = [
+                {e["step"]: e["cursor"] for e in before if e["event"] == "heard" and e["seed"] == seed and e["step"] > loaded.step}
+                for seed in self.seeds
+            ]
+        sentences = [
+            *loaded.passed_over,
+            f"restored learner, replay of {len(self.replay):,} steps, generators and game at step {loaded.step:,}",
+        ]
+        if fresh:
+            reason = state["rollout"]["snapshots"][fresh[0]]["cannot_snapshot"]
+            sentences.append(f"{len(fresh)} copies of the game started a fresh episode: {reason}")
+        self.log.append("resumed", loaded.step, restored=sentences)
+        return sentences
+
+    def finish(self) -> None:
+        """The last event; the report and the command line build on it."""
+        self.log.append("end", self.steps, seconds=self.seconds)
+        self.log.sync()
+
+    def close(self) -> None:
+        """Let go of the directory, the game and the store."""
+        self.log.close()
+        self.game.close()
+        if self._evaluation_game is not None:
+            self._evaluation_game.close()
+        if self._store is not None:
+            self._store.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _can_snapshot(game: Game) -> bool:
+    try:
+        game.snapshot(0)
+    except CannotSnapshot:
+        return False
+    return True
+
+
+def _reward_source(address: str) -> RewardSource:
+    """Raises ConfigError when the address leads to no function."""
+    if address == "game":
+        return GameReward()
+    scheme, _, rest = address.partition(":")
+    module, _, name = rest.rpartition(":")
+    if scheme != "py" or not module:
+        raise ConfigError(f'true_reward is {address!r}; "game" or py:module:function was expected')
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"true_reward is {address!r}, which leads to no function: {error}") from None
+    return WrittenReward(function)
+
+
+def _lock(out: Path) -> int:
+    """An exclusive hold on the run directory, which ends with this process."""
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"{out} is in use by another process; one run has one directory and one process") from None
+    return descriptor
+
+
+def read_config(out: Path) -> RunConfig:
+    """The configuration of a run directory. Raises RunError when there is none."""
+    try:
+        return from_json(json.loads((out / "config.json").read_text()))
+    except FileNotFoundError:
+        raise RunError(f"{out} is no run: it has no config.json") from None
+    except ValueError as error:
+        raise RunError(f"{out / 'config.json'} cannot be read: {error}") from None

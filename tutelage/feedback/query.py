@@ -1,0 +1,227 @@
+"""What is asked and what is answered: Query and Judgement, with all that is needed to know where a label came from."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, TypeVar, get_type_hints
+
+ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"pair": ("left", "right", "tie", "unknown")})
+"""What may be answered to a query of each kind. "left" is the first item, whatever side of the screen it was shown on."""
+
+ITEMS: Mapping[str, int] = MappingProxyType({"pair": 2})
+"""How many items a query of each kind has."""
+
+LABELS: Mapping[str, float | None] = MappingProxyType({"left": 1.0, "right": 0.0, "tie": 0.5, "unknown": None})
+
+LONGEST_TEXT = 1000
+LARGEST_INTEGER = 2**63 - 1
+
+
+class FeedbackError(ValueError):
+    """A query, a judgement or a teacher that makes no sense; one sentence: what was given, what was expected, where."""
+
+
+def label_of(answer: str) -> float | None:
+    """The probability that the first item is preferred; None for "unknown", which is paid for and teaches nothing.
+
+    left 1, right 0, tie 1/2: Christiano et al. 2017 (arXiv 1706.03741), section 2.2.3. Raises FeedbackError for another answer.
+    """
+    if answer not in LABELS:
+        raise FeedbackError(f'answer "{answer}" is none of {", ".join(LABELS)}')
+    return LABELS[answer]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """Where a segment that queries speak of is kept. One segment may lie in several places, each its own record."""
+
+    id: str
+    """Hash of the segment's content."""
+    location: str
+    """The file that holds it: a path relative to the run directory, or a URL."""
+    game: str
+    """The address of the game it was played in."""
+    length: int
+    """Steps."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "id", "location", "game")
+        _check_integer("length", self.length, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question about items. Its id names this content for ever: asking it again under the same id is the same question."""
+
+    id: str
+    kind: str
+    items: tuple[str, ...]
+    """Content hashes, in the order that answers and labels refer to."""
+    group: str
+    """The lesson it belongs to (a run, or one seed of it): a StoreRater hears the answers of its own group only."""
+    sampler: str
+    """Which rule chose it."""
+    policy_step: int
+    """Environment steps that the policy had learned from when the query was made."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "id", "kind", "group", "sampler")
+        _check_integer("policy_step", self.policy_step, least=0)
+        if self.kind not in ITEMS:
+            raise FeedbackError(f'kind "{self.kind}" is none of {", ".join(ITEMS)}, in query "{self.id}"')
+        if len(self.items) != ITEMS[self.kind]:
+            raise FeedbackError(f'items are {list(self.items)}; a {self.kind} has {ITEMS[self.kind]} items, in query "{self.id}"')
+        for item in self.items:
+            _check_string("an item", item)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One answer of one rater. Nothing is ever changed: an undo is another judgement that supersedes this one.
+
+    Taking an answer back without giving a new one is a superseding "unknown". Whoever creates a judgement stamps its id and
+    its times once, so that sending it again, when no acknowledgement came back, sends the same content.
+    """
+
+    id: str
+    query: str
+    """The query's id."""
+    rater: str
+    answer: str
+    """One of ANSWERS for the query's kind; it refers to the order of the query's items, not to the screen."""
+    shown_order: tuple[int, ...] | None = None
+    """Indices of the items in the order in which they were shown, from the left; None if not recorded."""
+    shown_at: float | None = None
+    """Unix seconds; None if not recorded."""
+    answered_at: float | None = None
+    """Unix seconds; None if not recorded."""
+    supersedes: str | None = None
+    """The id of the judgement that this one replaces: of the same rater, about the same query."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "id", "query", "rater", "answer")
+        for name, seconds in (("shown_at", self.shown_at), ("answered_at", self.answered_at)):
+            if seconds is not None and not math.isfinite(seconds):
+                raise FeedbackError(f"{name} is {seconds}; finite Unix seconds or nothing were expected")
+        if self.supersedes is not None:
+            _check_text(self, "supersedes")
+            if self.supersedes == self.id:
+                raise FeedbackError(f'judgement "{self.id}" supersedes itself; another judgement\'s id was expected')
+
+
+Row = SegmentRecord | Query | Judgement
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def new_query(kind: str, items: Sequence[str], group: str, sampler: str, policy_step: int, repeat: int = 0) -> Query:
+    """A query whose id is derived from its content, so that a resumed run that asks again asks under the same id.
+
+    repeat: a number that tells apart queries that ask the same thing on purpose.
+    """
+    content = json.dumps([kind, list(items), group, sampler, policy_step, repeat])
+    return Query(hashlib.sha256(content.encode()).hexdigest()[:32], kind, tuple(items), group, sampler, policy_step)
+
+
+def check_answer(judgement: Judgement, query: Query) -> None:
+    """Raises FeedbackError if this is no possible answer to this query."""
+    answers = ANSWERS[query.kind]
+    if judgement.answer not in answers:
+        raise FeedbackError(f'answer "{judgement.answer}" is none of {", ".join(answers)}')
+    if judgement.shown_order is not None and sorted(judgement.shown_order) != list(range(len(query.items))):
+        raise FeedbackError(f"shown_order is {list(judgement.shown_order)}; an order of the {len(query.items)} items was expected")
+
+
+def to_row(row: Row) -> dict[str, Any]:
+    """As plain JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(row).items()}
+
+
+def from_row(record: type[AnyRow], row: Mapping[str, Any]) -> AnyRow:
+    """The inverse of `to_row`, for values from anywhere. Raises FeedbackError for a missing or unknown field or a wrong value."""
+    known = [field.name for field in fields(record)]
+    for name in row:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise FeedbackError(f'a {record.__name__} has no field "{name}"; the nearest is "{nearest}"')
+    for field in fields(record):
+        if field.default is MISSING and field.name not in row:
+            raise FeedbackError(f'the field "{field.name}" of a {record.__name__} is missing')
+    values: dict[str, Any] = {}
+    hints = get_type_hints(record)
+    for name, value in row.items():
+        read, expected = _FORMS[hints[name]]
+        try:
+            values[name] = read(value)
+        except TypeError as error:
+            raise FeedbackError(f"{name} is {_shown(value)}; {expected} was expected") from error
+    return record(**values)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _seconds(value: object) -> float | None:
+    if value is None or isinstance(value, float):
+        return value
+    if abs(seconds := _integer(value)) > LARGEST_INTEGER:  # JSON has integers that no float holds
+        raise TypeError
+    return float(seconds)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(_text(item) for item in value)
+
+
+def _order(value: object) -> tuple[int, ...] | None:
+    if value is not None and not isinstance(value, list):
+        raise TypeError
+    return None if value is None else tuple(_integer(item) for item in value)
+
+
+_FORMS: Mapping[Any, tuple[Callable[[object], Any], str]] = MappingProxyType(
+    {
+        str: (_text, "text"),
+        int: (_integer, "an integer"),
+        tuple[str, ...]: (_texts, "a list of texts"),
+        tuple[int, ...] | None: (_order, "a list of indices, or null,"),
+        float | None: (_seconds, "a number of Unix seconds, or null,"),
+        str | None: (lambda value: None if value is None else _text(value), "text, or null,"),
+    }
+)
+"""How a field of each type is read from JSON, and what to say where it cannot be."""
+
+
+def _check_integer(name: str, value: int, least: int) -> None:
+    if not least <= value <= LARGEST_INTEGER:
+        raise FeedbackError(f"{name} is {_shown(value)}; an integer from {least} to {LARGEST_INTEGER} was expected")
+
+
+def _check_text(row: Row, *names: str) -> None:
+    for name in names:
+        _check_string(name, getattr(row, name))
+
+
+def _check_string(name: str, value: str) -> None:
+    # No database stores a lone surrogate, and PostgreSQL no NUL: better refused here than by one store and not by another.
+    if not 1 <= len(value) <= LONGEST_TEXT or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        raise FeedbackError(f"{name} is {_shown(value)}; text of 1 to {LONGEST_TEXT} characters was expected")
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."

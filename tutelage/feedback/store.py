@@ -1,0 +1,346 @@
+"""Where queries and judgements are kept: an append-only database that several processes write and read at once.
+
+What `add` has returned from is committed and on the disk (SQLite: WAL with synchronous=FULL). Nothing is ever changed: rows
+are only added, an id names one content for ever, and adding a row again is no second row, so that a writer that got no
+acknowledgement simply sends again.
+
+Rows are numbered in the order of their commits, through one counter row that every writing transaction locks first and
+holds until it has committed. So when number n is visible, so is every number below n, and a reader that remembers the last
+number misses nothing. A database sequence would not do: it hands out 7 before 8, but 8 may be committed, and read, before 7.
+The price is that writers queue up; a commit takes milliseconds and raters take seconds.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
+
+from tutelage.feedback.query import FeedbackError, Judgement, Query, Row, SegmentRecord, check_answer, from_row, to_row
+
+METADATA = sa.MetaData()
+COMMITS = sa.Table(
+    "commits",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+"""One row: the number of the newest committed row of the other tables."""
+SEGMENTS = sa.Table(
+    "segments",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("location", sa.Text, primary_key=True),
+    sa.Column("game", sa.Text, nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("commit_number", sa.BigInteger, nullable=False, unique=True),
+)
+QUERIES = sa.Table(
+    "queries",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("items", sa.JSON, nullable=False),
+    sa.Column("group", sa.Text, nullable=False, index=True),
+    sa.Column("sampler", sa.Text, nullable=False),
+    sa.Column("policy_step", sa.BigInteger, nullable=False),
+    sa.Column("commit_number", sa.BigInteger, nullable=False, unique=True),
+)
+JUDGEMENTS = sa.Table(
+    "judgements",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("query", sa.Text, sa.ForeignKey("queries.id"), nullable=False, index=True),
+    sa.Column("rater", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("shown_order", sa.JSON(none_as_null=True)),
+    sa.Column("shown_at", sa.Double),
+    sa.Column("answered_at", sa.Double),
+    sa.Column("supersedes", sa.Text, sa.ForeignKey("judgements.id"), unique=True),
+    sa.Column("commit_number", sa.BigInteger, nullable=False, unique=True),
+)
+VERSION_TABLE = "feedback_version"
+"""Where Alembic notes the revision; a name of our own, for a database that other programs use too."""
+
+TABLES: MappingProxyType[type[Row], sa.Table] = MappingProxyType({SegmentRecord: SEGMENTS, Query: QUERIES, Judgement: JUDGEMENTS})
+"""In the order in which their rows refer to one another."""
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+_MIGRATING = threading.Lock()  # Alembic keeps the migration that runs in a global
+_ADVISORY_LOCK = 0x7475_7465  # "tute": PostgreSQL processes that open a new store at the same time take turns
+_CHUNK = 500  # ids per SELECT; the oldest SQLite takes 999
+
+
+class StoreError(FeedbackError):
+    """The store refuses, or its database does; one sentence: what was given, what was expected, where."""
+
+
+class Store:
+    """Queries, judgements and the places of segments, by SQLAlchemy URL (`sqlite:///runs/a/feedback.sqlite`).
+
+    Threads and processes may share one database; after a fork open another Store.
+    """
+
+    def __init__(self, url: str, create: bool = True, patience: float = 30.0) -> None:
+        """Opens the database and migrates it to this version's tables.
+
+        create: False refuses a database that is not yet a store. patience: seconds to wait for another writer.
+        Raises StoreError for a URL that leads nowhere, and for a database that a newer version has written.
+        """
+        try:
+            self.url = sa.make_url(url)
+            self.name = self.url.render_as_string(hide_password=True)
+            if self.url.get_backend_name() == "sqlite":
+                self._check_sqlite(create)
+                self.engine = sa.create_engine(self.url, connect_args={"timeout": patience})
+                event.listen(self.engine, "connect", _prepare_sqlite)
+                event.listen(self.engine, "begin", _begin_sqlite)
+            else:
+                # Under a stricter level, waiting for the counter's lock would end in an error instead of the next number.
+                self.engine = sa.create_engine(self.url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+                if self.url.get_backend_name() == "postgresql":
+                    event.listen(self.engine, "connect", _prepare_postgresql)
+        except (SQLAlchemyError, ImportError) as error:
+            raise StoreError(
+                f"no store opens by this URL ({_reason(error)}); sqlite:///FILE or postgresql+psycopg://... was expected"
+            ) from error
+        try:
+            self._migrate(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, rows: Iterable[Row]) -> int:
+        """Commits all of them, or none; returns how many were new. When it returns, they are on the disk.
+
+        Raises StoreError for an id that already names another content, for a judgement about an unknown query, with an
+        impossible answer, or superseding what does not exist, is another rater's or is superseded already; and when the
+        database fails, in which case the rows may or may not be there, and adding them again is safe.
+        """
+        return sum(outcome is True for outcome in self._add(list(rows), keep_valid=False))
+
+    def add_valid(self, rows: Iterable[Row]) -> list[bool | StoreError]:
+        """Commits the valid ones; per row: True if new, False if it was there already, or the reason why it was refused."""
+        return self._add(list(rows), keep_valid=True)
+
+    def head(self) -> int:
+        """The number of the newest commit; 0 for an empty store. Everything up to it is visible to later reads."""
+        with self._transaction() as connection:
+            return connection.execute(sa.select(COMMITS.c.number)).scalar_one()
+
+    def segments(self, ids: Sequence[str]) -> list[SegmentRecord]:
+        """All places of these segments, in commit order."""
+        with self._transaction() as connection:
+            found = list(_by_column(connection, SegmentRecord, "id", ids))
+        return [record for _, record in sorted(found, key=lambda pair: pair[0])]
+
+    def queries(self, group: str | None = None, after: int = 0, until: int | None = None) -> list[Query]:
+        """Those committed after number `after` and up to `until`, in commit order."""
+        return self._read(Query, sa.select(QUERIES), group, after, until)
+
+    def judgements(self, group: str | None = None, after: int = 0, until: int | None = None) -> list[Judgement]:
+        """Those committed after number `after` and up to `until`, in commit order, superseded ones included."""
+        return self._read(Judgement, sa.select(JUDGEMENTS).join(QUERIES), group, after, until)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _add(self, rows: list[Row], keep_valid: bool) -> list[bool | StoreError]:
+        outcomes: list[bool | StoreError] = []
+        new: dict[type[Row], list[dict[str, Any]]] = {record: [] for record in TABLES}
+        with self._transaction(write=True) as connection:
+            number = connection.execute(sa.select(COMMITS.c.number).with_for_update()).scalar_one()
+            admission = _Admission(connection, rows)
+            for row in rows:
+                try:
+                    outcomes.append(admission.is_new(row))
+                except StoreError as error:
+                    if not keep_valid:
+                        raise
+                    outcomes.append(error)
+                    continue
+                if outcomes[-1]:
+                    number += 1
+                    new[type(row)].append(to_row(row) | {"commit_number": number})
+            for record, table in TABLES.items():
+                if new[record]:
+                    connection.execute(sa.insert(table), new[record])
+            connection.execute(sa.update(COMMITS).values(number=number))
+        return outcomes
+
+    def _read(self, record: type[AnyRow], select: sa.Select[Any], group: str | None, after: int, until: int | None) -> list[AnyRow]:
+        number = TABLES[record].c.commit_number
+        select = select.where(number > after).order_by(number)
+        if until is not None:
+            select = select.where(number <= until)
+        if group is not None:
+            select = select.where(QUERIES.c.group == group)
+        with self._transaction() as connection:
+            return [_record(record, row._asdict()) for row in connection.execute(select)]
+
+    @contextmanager
+    def _transaction(self, write: bool = False) -> Iterator[sa.Connection]:
+        try:
+            with self.engine.connect().execution_options(tutelage_write=write) as connection, connection.begin():
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store {self.name} failed: {_reason(error)}") from error
+
+    def _check_sqlite(self, create: bool) -> None:
+        file = self.url.database
+        if not file or file == ":memory:" or file.startswith("file:"):
+            raise StoreError(f"{self.name} names no file; sqlite:///FILE was expected, for only a file keeps what was acknowledged")
+        if not create and not Path(file).is_file():
+            raise StoreError(f"there is no store at {self.name}")
+        if not Path(file).parent.is_dir():
+            raise StoreError(f"the store {self.name} cannot be made: there is no directory {Path(file).parent}")
+
+    def _migrate(self, create: bool) -> None:
+        config = Config()
+        config.set_main_option("script_location", "tutelage.feedback:migrations")
+        script = ScriptDirectory.from_config(config)
+        revisions = {revision.revision for revision in script.walk_revisions()}
+        with _MIGRATING, self._transaction(write=True) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+            current = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+            if current is None and not create:
+                raise StoreError(f"the database {self.name} holds no store")
+            if current is not None and current not in revisions:
+                raise StoreError(
+                    f"the store {self.name} is of version {current}, written by a newer tutelage; "
+                    f"this one reads up to version {script.get_current_head()}: upgrade it"
+                )
+            if current != script.get_current_head():
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+
+class _Admission:
+    """What the store already holds of all that some rows speak of; decides, row by row, whether each may join it."""
+
+    def __init__(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
+        judgements = [row for row in rows if isinstance(row, Judgement)]
+        queries = [row.id for row in rows if isinstance(row, Query)] + [j.query for j in judgements]
+        superseded = [j.supersedes for j in judgements if j.supersedes is not None]
+        wanted: list[tuple[type[Row], str, list[str]]] = [
+            (SegmentRecord, "id", [row.id for row in rows if isinstance(row, SegmentRecord)]),
+            (Query, "id", queries),
+            (Judgement, "id", [j.id for j in judgements] + superseded),
+            (Judgement, "supersedes", superseded),
+        ]
+        self.segments: dict[tuple[str, str], SegmentRecord] = {}
+        self.queries: dict[str, Query] = {}
+        self.judgements: dict[str, Judgement] = {}
+        self.successor: dict[str, str] = {}
+        for record, column, values in wanted:
+            for _, row in _by_column(connection, record, column, values):
+                self._hold(row)
+
+    def is_new(self, row: Row) -> bool:
+        """False if the same row is there already. Raises StoreError if it may not be."""
+        there = self._there(row)
+        if there is not None:
+            if there == row:
+                return False
+            given, kept = to_row(row), to_row(there)
+            name = next(name for name in given if given[name] != kept[name])
+            raise StoreError(
+                f'{type(row).__name__} "{row.id}" is in the store with {name} {kept[name]!r}, not {given[name]!r}; '
+                "an id names one content for ever"
+            )
+        if isinstance(row, Judgement):
+            self._check_judgement(row)
+        self._hold(row)
+        return True
+
+    def _there(self, row: Row) -> Row | None:
+        if isinstance(row, SegmentRecord):
+            return self.segments.get((row.id, row.location))
+        return self.queries.get(row.id) if isinstance(row, Query) else self.judgements.get(row.id)
+
+    def _hold(self, row: Row) -> None:
+        if isinstance(row, SegmentRecord):
+            self.segments[row.id, row.location] = row
+        elif isinstance(row, Query):
+            self.queries[row.id] = row
+        else:
+            self.judgements[row.id] = row
+            if row.supersedes is not None:
+                self.successor[row.supersedes] = row.id
+
+    def _check_judgement(self, row: Judgement) -> None:
+        query = self.queries.get(row.query)
+        if query is None:
+            raise StoreError(f'judgement "{row.id}" answers query "{row.query}", which the store does not hold')
+        try:
+            check_answer(row, query)
+        except FeedbackError as error:
+            raise StoreError(str(error)) from error
+        if row.supersedes is None:
+            return
+        earlier = self.judgements.get(row.supersedes)
+        if earlier is None:
+            raise StoreError(f'judgement "{row.id}" supersedes "{row.supersedes}", which the store does not hold')
+        if (earlier.query, earlier.rater) != (row.query, row.rater):
+            raise StoreError(f'judgement "{row.id}" supersedes "{row.supersedes}", which is about another query or by another rater')
+        if row.supersedes in self.successor:
+            newest = self.successor[row.supersedes]
+            raise StoreError(f'judgement "{row.id}" supersedes "{row.supersedes}", which is superseded by "{newest}" already')
+
+
+def _by_column(connection: sa.Connection, record: type[AnyRow], column: str, values: Sequence[str]) -> Iterator[tuple[int, AnyRow]]:
+    """(commit number, row) of every row whose column has one of the values."""
+    table = TABLES[record]
+    distinct = list(dict.fromkeys(values))
+    for start in range(0, len(distinct), _CHUNK):
+        select = sa.select(table).where(table.c[column].in_(distinct[start : start + _CHUNK]))
+        for row in connection.execute(select):
+            yield row.commit_number, _record(record, row._asdict())
+
+
+def _record(record: type[AnyRow], row: dict[str, Any]) -> AnyRow:
+    return from_row(record, {name: value for name, value in row.items() if name != "commit_number"})
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver would begin late and deferred; `_begin_sqlite` begins
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # in WAL, NORMAL would lose acknowledged commits with the power
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone leaves the data in the disk's cache
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A writer that began by reading could not get the lock later without losing what it read, and would fail at once.
+    write = connection.get_execution_options().get("tutelage_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
+    connection.commit()
+
+
+def _reason(error: BaseException) -> str:
+    """The driver's own first line."""
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

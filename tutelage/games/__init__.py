@@ -1,0 +1,1 @@
+"""Worlds: the interface (`spec`), trees of tensors (`nested`), adapters to simulators, and addresses (`make`)."""

@@ -1,0 +1,118 @@
+"""Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `py:module:Class`."""
+
+import ctypes
+import importlib
+import importlib.util
+import os
+import sys
+from difflib import get_close_matches
+from typing import Any
+
+from tutelage.games.spec import Game, GameError
+
+SCHEMES = ("gym", "dm", "py")
+
+
+def make(address: str, copies: int, **options: Any) -> Game:
+    """The game at `address` in `copies`; `options` go to the world's constructor.
+
+    Raises GameError naming the nearest known game where there is none at this address, or the extra to install.
+    """
+    if copies < 1:
+        raise GameError(f"{address} was asked for in {copies} copies; at least one is needed")
+    scheme, separator, rest = address.partition(":")
+    if not separator or scheme not in SCHEMES:
+        raise GameError(
+            f"{address!r} is not the address of a game: it starts with none of gym:, dm: and py:{_nearest(address, known_games())}"
+        )
+    _choose_picture_backend()
+    return {"gym": _make_gym, "dm": _make_dm, "py": _make_py}[scheme](rest, copies, options)
+
+
+def known_games() -> list[str]:
+    """The addresses that can be made here: the newest version of each Gymnasium id, and the control suite's tasks."""
+    games: list[str] = []
+    if importlib.util.find_spec("gymnasium") is not None:
+        from tutelage.games.gymnasium import gymnasium, known_ids
+
+        newest: dict[tuple[str | None, str], str] = {}
+        for identifier in known_ids():
+            spec: Any = gymnasium.spec(identifier)
+            if _can_load(spec):
+                newest[spec.namespace, spec.name] = max(newest.get((spec.namespace, spec.name), identifier), identifier, key=_version)
+        games += [f"gym:{identifier}" for identifier in sorted(newest.values())]
+    if importlib.util.find_spec("dm_control") is not None:
+        _choose_picture_backend()
+        from tutelage.games.dm import known_tasks
+
+        games += [f"dm:{task}" for task in known_tasks()]
+    return games
+
+
+def _make_gym(identifier: str, copies: int, options: dict[str, Any]) -> Game:
+    from tutelage.games.gymnasium import known_ids, make_gymnasium
+
+    module_name, separator, registered = identifier.rpartition(":")
+    if separator:
+        # gym:module:Id-v0, as Gymnasium writes ids that a module registers when it is imported.
+        try:
+            importlib.import_module(module_name)
+        except ImportError as error:
+            raise GameError(f"gym:{identifier}: the module {module_name} cannot be imported ({error})") from error
+    if registered not in known_ids():
+        raise GameError(f"there is no game gym:{identifier}{_nearest(f'gym:{registered}', [f'gym:{known}' for known in known_ids()])}")
+    return make_gymnasium(registered, copies, **options)
+
+
+def _make_dm(identifier: str, copies: int, options: dict[str, Any]) -> Game:
+    from tutelage.games.dm import known_tasks, make_control
+
+    if identifier not in known_tasks():
+        raise GameError(f"there is no game dm:{identifier}{_nearest(f'dm:{identifier}', [f'dm:{task}' for task in known_tasks()])}")
+    return make_control(identifier, copies, **options)
+
+
+def _make_py(path: str, copies: int, options: dict[str, Any]) -> Game:
+    from tutelage.games.program import make_program
+
+    return make_program(path, copies, **options)
+
+
+def _nearest(address: str, known: list[str]) -> str:
+    nearest = get_close_matches(address, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else "; `tutelage list` shows all"
+
+
+def _version(identifier: str) -> int:
+    _, separator, version = identifier.rpartition("-v")
+    return int(version) if separator and version.isdigit() else -1
+
+
+def _can_load(spec: Any) -> bool:
+    entry = spec.entry_point if isinstance(spec.entry_point, str) else ""
+    needs = {
+        "gymnasium.envs.mujoco": "mujoco",
+        "gymnasium.envs.box2d": "Box2D",
+        "gymnasium.envs.phys2d": "jax",
+        "gymnasium.envs.tabular": "jax",
+    }
+    if spec.name.startswith("GymV"):
+        return False  # a bridge to old Gym that needs an environment to bridge to
+    return all(importlib.util.find_spec(package) is not None for prefix, package in needs.items() if entry.startswith(prefix))
+
+
+def _choose_picture_backend() -> None:
+    """Pictures without a screen, chosen where MuJoCo looks for it: in the environment, before its import.
+
+    EGL works without a GPU too. Where its library is missing the import would fail, so it is tried first; a person's own
+    choice stands.
+    """
+    if not sys.platform.startswith("linux") or "mujoco" in sys.modules or "MUJOCO_GL" in os.environ:
+        return
+    for library, backend in (("libEGL.so.1", "egl"), ("libOSMesa.so.8", "osmesa"), ("libOSMesa.so", "osmesa")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        os.environ["MUJOCO_GL"] = backend
+        return

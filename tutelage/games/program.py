@@ -1,0 +1,65 @@
+"""Games of one's own: `py:module:Class`, where Class is a `Game` or a `gymnasium.Env`."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tutelage.games.spec import Game, GameError
+
+
+def make_program(path: str, copies: int, **options: Any) -> Game:
+    """path: "module:Class". A Game is made as Class(copies=copies, **options), a gymnasium.Env as Class(**options) per copy.
+
+    The module is looked up as Python does, and then in the working directory. Raises GameError with what is wrong.
+    """
+    address = f"py:{path}"
+    module_name, separator, class_name = path.partition(":")
+    if not (separator and module_name and class_name):
+        raise GameError(f"{address} does not name a class; py:module:Class is expected")
+    kind = _load_class(module_name, class_name, address)
+    try:
+        if issubclass(kind, Game):
+            return _make_own(kind, copies, options, address)
+        # Without Gymnasium nothing can be a gymnasium.Env; a class that is one has imported it.
+        gymnasium: Any = sys.modules.get("gymnasium")
+        if gymnasium is not None and issubclass(kind, gymnasium.Env):
+            from tutelage.games.gymnasium import GymnasiumGame
+
+            return GymnasiumGame(lambda: kind(**options), copies, address)
+    except TypeError as error:
+        raise GameError(f"{address} cannot be made with the options {options}: {error}") from error
+    raise GameError(f"{address} is neither a tutelage.games.spec.Game nor a gymnasium.Env")
+
+
+def _load_class(module_name: str, class_name: str, address: str) -> type[Any]:
+    root = module_name.partition(".")[0]
+    if importlib.util.find_spec(root) is None and str(Path.cwd()) not in sys.path:
+        # A console script starts without the working directory on its path, `python file.py` with it.
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise GameError(f"{address}: there is no module {error.name} on Python's path or in {Path.cwd()}") from error
+        raise GameError(f"{address}: the module {module_name} needs {error.name}, which is not installed") from error
+    kind = getattr(module, class_name, None)
+    if not inspect.isclass(kind):
+        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        nearest = get_close_matches(class_name, classes, n=1, cutoff=0.0)
+        hint = f"; did you mean py:{module_name}:{nearest[0]}?" if nearest else ""
+        raise GameError(f"{address}: the module {module_name} has no class {class_name}{hint}")
+    return kind
+
+
+def _make_own(kind: type[Game], copies: int, options: dict[str, Any], address: str) -> Game:
+    game = kind(copies=copies, **options)  # type: ignore[call-arg]  # the constructor is the subclass's own
+    for field in ("observation_space", "action_space", "copies"):
+        if not hasattr(game, field):
+            raise GameError(f"{address} has no {field} after its construction; a Game sets observation_space, action_space and copies")
+    if game.copies != copies:
+        raise GameError(f"{address} was asked for {copies} copies and made {game.copies}")
+    return game

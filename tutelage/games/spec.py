@@ -1,0 +1,177 @@
+"""What a world is: spaces, the Game, and the Step it answers with.
+
+A Game is a partially observable stochastic game with ordered agents, played in B copies at once. A game of one
+agent takes and gives plain tensors `[B, ...]`; a game of many gives tuples over groups of agents with equal spaces,
+each `[B, agents in the group, ...]`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+Nested = Tensor | tuple[Any, ...] | dict[str, Any]
+"""One tensor, or a tuple or dict of Nested: the shape of a nested observation or action."""
+
+Snapshot = Mapping[str, Any]
+"""A tree of dicts and lists whose leaves are tensors, numpy arrays, numbers, strings, booleans or None."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of reals, or an image when `dtype` is "uint8"."""
+
+    shape: tuple[int, ...]
+    low: np.ndarray
+    """[*shape], may be -inf."""
+    high: np.ndarray
+    """[*shape], may be +inf."""
+    dtype: str = "float32"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Box)
+            and (self.shape, self.dtype) == (other.shape, other.dtype)
+            and np.array_equal(self.low, other.low)
+            and np.array_equal(self.high, other.high)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.dtype, self.low.tobytes(), self.high.tobytes()))
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The integers 0 .. n - 1."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """A vector of integers; entry i is in 0 .. sizes[i] - 1."""
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MultiBinary:
+    """An array of zeros and ones."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TupleSpace:
+    """One of each, in order."""
+
+    spaces: tuple["Space", ...]
+
+
+@dataclass(frozen=True)
+class DictSpace:
+    """One of each, by name (names sorted)."""
+
+    spaces: tuple[tuple[str, "Space"], ...]
+
+
+Space = Box | Discrete | MultiDiscrete | MultiBinary | TupleSpace | DictSpace
+
+
+class GameError(ValueError):
+    """A game that cannot be made or played as asked; one sentence: what was given, what was expected, where."""
+
+
+class CannotSnapshot(GameError):
+    """This world cannot be put back into an earlier state; the sentence names the world and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What B copies answer to one joint action."""
+
+    observation: Nested
+    """[B, ...], the true successor, also where the episode ended: games never reset themselves."""
+    reward: Float[Tensor, "B"]
+    terminated: Bool[Tensor, "B"]
+    """The value after this step is zero. Implies `boundary`."""
+    boundary: Bool[Tensor, "B"]
+    """The episode ends here, by termination or by a time limit."""
+    mask: Bool[Tensor, "B"]
+    """False where no real step was taken (a vectorised world that spends a step on its reset)."""
+
+
+class Game(ABC):
+    """A world in B copies. Checking for NaN is the business of whoever steps it (the rollout, the evaluation)."""
+
+    agents: tuple[str, ...] = ("agent",)
+    observation_space: Space
+    action_space: Space
+    copies: int
+
+    @abstractmethod
+    def reset(self, seed: Sequence[int] | None = None, where: Bool[Tensor, "B"] | None = None) -> Nested:
+        """Start episodes in the copies that `where` marks (None: all) and return the current observations `[B, ...]`.
+
+        seed: one integer per copy, given at the first reset; later resets continue each copy's own generator.
+        """
+
+    @abstractmethod
+    def step(self, actions: Nested) -> Step:
+        """Advance every copy by one joint action `[B, ...]`."""
+
+    def snapshot(self, copy: int) -> Snapshot:
+        """All that is needed to continue this copy bit by bit, its generator included. Raises CannotSnapshot."""
+        raise CannotSnapshot(f"{type(self).__name__} cannot be put back into an earlier state")
+
+    def restore(self, copy: int, snapshot: Snapshot) -> Nested:
+        """Put one copy back; returns its current observation `[...]`, without the copy axis. Raises CannotSnapshot."""
+        raise CannotSnapshot(f"{type(self).__name__} cannot be put back into an earlier state")
+
+    def render(self, copy: int, width: int = 256, height: int = 256) -> UInt8[np.ndarray, "height width 3"]:
+        """Draw one copy. Raises GameError with the reason where the world has no picture."""
+        raise GameError(f"{type(self).__name__} has no picture")
+
+    def close(self) -> None:
+        """Release windows, contexts and processes."""
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """Plain values that `space_from_json` turns back into the space."""
+    if isinstance(space, Box):
+        bounds = {name: [_bound(x) for x in getattr(space, name).ravel().tolist()] for name in ("low", "high")}
+        return {"kind": "Box", "shape": list(space.shape), "dtype": space.dtype, **bounds}
+    if isinstance(space, TupleSpace):
+        return {"kind": "TupleSpace", "spaces": [space_to_json(child) for child in space.spaces]}
+    if isinstance(space, DictSpace):
+        return {"kind": "DictSpace", "spaces": [[name, space_to_json(child)] for name, child in space.spaces]}
+    kept = space.n if isinstance(space, Discrete) else list(space.sizes if isinstance(space, MultiDiscrete) else space.shape)
+    return {"kind": type(space).__name__, "size": kept}
+
+
+def space_from_json(values: Mapping[str, Any]) -> Space:
+    """The inverse of `space_to_json`. Raises GameError for values that describe no space."""
+    try:
+        kind = values["kind"]
+        if kind == "Box":
+            shape = tuple(values["shape"])
+            low, high = (np.array([float(x) for x in values[name]], dtype=values["dtype"]).reshape(shape) for name in ("low", "high"))
+            return Box(shape, low, high, values["dtype"])
+        if kind == "TupleSpace":
+            return TupleSpace(tuple(space_from_json(child) for child in values["spaces"]))
+        if kind == "DictSpace":
+            return DictSpace(tuple((name, space_from_json(child)) for name, child in values["spaces"]))
+        if kind == "Discrete":
+            return Discrete(int(values["size"]))
+        return {"MultiDiscrete": MultiDiscrete, "MultiBinary": MultiBinary}[kind](tuple(values["size"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise GameError(f"{dict(values)} describes no space: {error}") from None
+
+
+def _bound(x: float) -> float | str:
+    """JSON has no infinity."""
+    return x if np.isfinite(x) else str(x)

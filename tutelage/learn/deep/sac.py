@@ -1,0 +1,232 @@
+"""Soft actor-critic: maximize reward and entropy, off-policy, with twin critics.
+
+Haarnoja et al. 2018 (arXiv 1812.05905), algorithm 1, with the temperature learned as in its section 5.
+The critics regress on r + gamma (min_j Q'_j(s', a') - alpha log pi(a'|s')); the actor follows the gradient of the smaller
+critic through its own reparameterized action; alpha keeps the policy's entropy near a target.
+
+Where we depart from the paper
+- Critic, actor and temperature take their gradients at the same weights, in one backward pass over detached views, where
+  most codes let the actor see the critic of a moment later. One pass is cheaper; scores are the same (benchmarks/).
+- A time limit is not a terminal state: the true successor's value is bootstrapped.
+- R seeds learn at once: every net has a leading member axis, the losses sum over it.
+Left out: the separate value net of the first paper (1801.01290), images, discrete actions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from tutelage.equations.bellman import soft_bellman_target
+from tutelage.experience.replay import Replay
+from tutelage.experience.trajectory import Batch
+from tutelage.games.spec import Box, GameError
+from tutelage.nets.adam import StackedAdam
+from tutelage.nets.mlp import MLP
+from tutelage.nets.noise import normal
+from tutelage.nets.parameters import Parameters
+from tutelage.nets.tanh_gaussian import tanh_gaussian, tanh_gaussian_mode
+from tutelage.nets.targets import Target
+
+
+@dataclass(frozen=True)
+class Config:
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics (paper: 256, 256)."""
+    discount: float = 0.99
+    """Of the next state's value (paper: 0.99)."""
+    batch_size: int = 256
+    """Transitions per update (paper: 256)."""
+    learning_rate: float = 3e-4
+    """Of actor and critics (paper: 3e-4)."""
+    temperature_learning_rate: float = 3e-4
+    """Of log alpha (paper: 3e-4; B-Pref: 1e-4)."""
+    initial_temperature: float = 1.0
+    """alpha before its first update (SB3: 1; B-Pref: 0.1)."""
+    target_entropy: float | None = None
+    """The entropy that alpha aims at, in nats. None: minus the width of the action (paper, appendix D)."""
+    target_rate: float = 0.005
+    """How far the target critics move towards the critics per update (paper: 0.005)."""
+    target_every: int = 1
+    """Updates between two moves of the target critics (paper: 1; B-Pref: 2)."""
+    random_steps: int = 1_000
+    """Steps with uniformly random actions before learning starts (paper: 1,000 to 10,000 by task)."""
+    updates_per_step: int = 1
+    """Gradient steps per environment step (paper: 1)."""
+    replay_capacity: int | None = None
+    """Steps kept per copy of the game. None: all of the run's (paper: 1e6)."""
+
+
+def critic_loss(q: Float[Tensor, "R 2 N"], target: Float[Tensor, "R N"], mask: Float[Tensor, "R N"]) -> Float[Tensor, "R"]:
+    """1/2 (Q_j(s, a) - y)^2, the mean over real transitions, the sum over both critics (eq. 5)."""
+    error = (q - target[:, None]).square().sum(1)
+    return 0.5 * (error * mask).sum(-1) / mask.sum(-1)
+
+
+def actor_loss(
+    q: Float[Tensor, "R 2 N"], logp: Float[Tensor, "R N"], temperature: Float[Tensor, "R"], mask: Float[Tensor, "R N"]
+) -> Float[Tensor, "R"]:
+    """alpha log pi(a|s) - min_j Q_j(s, a) with a ~ pi reparameterized (eq. 9)."""
+    return ((temperature[:, None] * logp - q.amin(1)) * mask).sum(-1) / mask.sum(-1)
+
+
+def temperature_loss(
+    log_temperature: Float[Tensor, "R"], logp: Float[Tensor, "R N"], target_entropy: float, mask: Float[Tensor, "R N"]
+) -> Float[Tensor, "R"]:
+    """-log alpha (log pi(a|s) + target entropy). Eq. 18 has alpha in place of log alpha; the sign and the fixed point are the same."""
+    excess = ((logp.detach() + target_entropy) * mask).sum(-1) / mask.sum(-1)
+    return -log_temperature * excess
+
+
+def sac_loss(
+    actor: MLP,
+    critic: MLP,
+    actor_weights: Mapping[str, Tensor],
+    critic_weights: Mapping[str, Tensor],
+    target_weights: Mapping[str, Tensor],
+    log_temperature: Float[Tensor, "R"],
+    batch: Batch,
+    noise: Float[Tensor, "R 2 N A"],
+    discount: float,
+    target_entropy: float,
+) -> tuple[Float[Tensor, "R"], dict[str, Tensor]]:
+    """The three losses of SAC added; gradients do not mix, since each term sees the other nets' weights detached.
+
+    batch.action lies in [-1, 1]; noise is standard normal, for the actions at s and at s'. Metrics are `[R]` each.
+    """
+    mask, temperature = batch.mask, log_temperature.detach().exp()
+
+    def twin(weights: Mapping[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
+        pair = torch.cat([observation, action], -1)[:, None]
+        return critic(weights, pair.expand(-1, 2, -1, -1)).squeeze(-1)
+
+    with torch.no_grad():
+        next_action, next_logp = tanh_gaussian(actor(actor_weights, batch.next_observation), noise[:, 1])
+        next_q = twin(target_weights, batch.next_observation, next_action).amin(1)
+        target = soft_bellman_target(batch.reward, next_q, next_logp, temperature[:, None], batch.terminated, discount)
+    q = twin(critic_weights, batch.observation, batch.action)
+    action, logp = tanh_gaussian(actor(actor_weights, batch.observation), noise[:, 0])
+    frozen = {name: weight.detach() for name, weight in critic_weights.items()}
+    losses = {
+        "loss/critic": critic_loss(q, target, mask),
+        "loss/actor": actor_loss(twin(frozen, batch.observation, action), logp, temperature, mask),
+        "loss/temperature": temperature_loss(log_temperature, logp, target_entropy, mask),
+    }
+    metrics = {name: loss.detach() for name, loss in losses.items()}
+    metrics |= {"q": q.detach().mean((1, 2)), "entropy": -logp.detach().mean(-1), "temperature": temperature}
+    return losses["loss/critic"] + losses["loss/actor"] + losses["loss/temperature"], metrics
+
+
+class SAC:
+    """R stacked learners: nets, optimisers and the generators that they draw from."""
+
+    def __init__(
+        self, config: Config, observation_width: int, action_space: Any, generators: Sequence[Generator], device: torch.device | str = "cpu"
+    ) -> None:
+        """generators: one per seed. Raises GameError when the actions are not a box of finite reals."""
+        if not isinstance(action_space, Box) or not (abs(action_space.low) < float("inf")).all() or len(action_space.shape) != 1:
+            raise GameError(f"SAC needs a vector of bounded continuous actions; this game's actions are {action_space}")
+        self.config, self.generators, self.device = config, list(generators), torch.device(device)
+        members, action_width = len(self.generators), action_space.shape[0]
+        low, high = torch.as_tensor(action_space.low).float(), torch.as_tensor(action_space.high).float()
+        self.action_middle, self.action_reach = ((low + high) / 2.0).to(device), ((high - low) / 2.0).to(device)
+        self.target_entropy = -float(action_width) if config.target_entropy is None else config.target_entropy
+        self.actor = MLP((observation_width, *config.hidden, 2 * action_width), (members,))
+        self.critic = MLP((observation_width + action_width, *config.hidden, 1), (members, 2))
+        self.actor_parameters = Parameters(self.actor.shapes(), device)
+        self.critic_parameters = Parameters(self.critic.shapes(), device)
+        self.temperature_parameters = Parameters({"log_temperature": (members,)}, device)
+        self.actor.initialize(self.actor_parameters, self.generators)
+        self.critic.initialize(self.critic_parameters, self.generators)
+        self.temperature_parameters.flat.fill_(torch.tensor(config.initial_temperature).log())
+        self.target = Target(self.critic_parameters)
+        self.actor_optimizer = StackedAdam(self.actor_parameters, config.learning_rate)
+        self.critic_optimizer = StackedAdam(self.critic_parameters, config.learning_rate)
+        self.temperature_optimizer = StackedAdam(self.temperature_parameters, config.temperature_learning_rate)
+        self.updates = 0
+
+    @property
+    def _groups(self) -> dict[str, tuple[Parameters, StackedAdam]]:
+        return {
+            "critic": (self.critic_parameters, self.critic_optimizer),
+            "actor": (self.actor_parameters, self.actor_optimizer),
+            "temperature": (self.temperature_parameters, self.temperature_optimizer),
+        }
+
+    def act(self, observation: Float[Tensor, "R B D"], deterministic: bool = False) -> Float[Tensor, "R B A"]:
+        """Actions in the game's units; the mode of the policy when deterministic."""
+        with torch.no_grad():
+            output = self.actor(self.actor_parameters.weights, observation.to(self.device))
+            if deterministic:
+                action = tanh_gaussian_mode(output)
+            else:
+                shape = (*output.shape[1:-1], output.shape[-1] // 2)
+                action, _ = tanh_gaussian(output, normal(self.generators, shape).to(self.device))
+            return torch.addcmul(self.action_middle, action, self.action_reach).cpu()
+
+    def explore(self, copies: int) -> Float[Tensor, "R B A"]:
+        """Uniformly random actions in the game's units."""
+        draws = torch.stack([torch.rand(copies, len(self.action_reach), generator=g) for g in self.generators])
+        return self.action_middle.cpu() + (2.0 * draws - 1.0) * self.action_reach.cpu()
+
+    def update(self, replay: Replay) -> dict[str, Tensor]:
+        """`updates_per_step` gradient steps on fresh batches; metrics `[R]` of the last."""
+        metrics: dict[str, Tensor] = {}
+        for _ in range(self.config.updates_per_step):
+            metrics = self.update_on(replay.sample(self.config.batch_size, self.generators))
+        return metrics
+
+    def update_on(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step on a given batch (actions in the game's units)."""
+        width = len(self.action_reach)
+        noise = normal(self.generators, (2, batch.reward.shape[1], width)).to(self.device)
+        unit = Batch(
+            batch.observation, (batch.action - self.action_middle) / self.action_reach, batch.reward, batch.next_observation,
+            batch.terminated, batch.mask,
+        )  # fmt: skip
+        loss, metrics = sac_loss(
+            self.actor, self.critic, self.actor_parameters.leaves, self.critic_parameters.leaves, self.target.weights,
+            self.temperature_parameters.leaves["log_temperature"], unit, noise, self.config.discount, self.target_entropy,
+        )  # fmt: skip
+        groups = self._groups.values()
+        leaves = [leaf for parameters, _ in groups for leaf in parameters.leaves.values()]
+        gradients = list(torch.autograd.grad(loss.sum(), leaves))
+        for parameters, optimizer in groups:
+            own = [gradients.pop(0) for _ in parameters.leaves]
+            optimizer.step(parameters.gather(own))
+        self.updates += 1
+        if self.updates % self.config.target_every == 0:
+            self.target.follow(self.config.target_rate)
+        return metrics
+
+    def reset_critic(self, chosen: Bool[Tensor, "R"]) -> None:
+        """Fresh critics, targets and moments for the chosen seeds (PEBBLE, after the first relabelling)."""
+        self.critic.initialize(self.critic_parameters, self.generators, chosen)
+        self.critic_optimizer.reset(chosen)
+        self.target.copy(chosen)
+
+    def frozen(self) -> dict[str, Bool[Tensor, "R"]]:
+        """Which seeds have a net that stopped at its last finite weights, by net."""
+        return {name: optimizer.frozen for name, (_, optimizer) in self._groups.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Weights, targets, moments, generators and the count of updates."""
+        return {
+            "groups": {n: {"weights": p.flat, "optimizer": o.state()} for n, (p, o) in self._groups.items()},
+            "target": self.target.flat,
+            "generators": [g.get_state() for g in self.generators],
+            "updates": self.updates,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        for name, (parameters, optimizer) in self._groups.items():
+            parameters.flat.copy_(state["groups"][name]["weights"])
+            optimizer.load(state["groups"][name]["optimizer"])
+        self.target.flat.copy_(state["target"])
+        for generator, saved in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(saved)
+        self.updates = int(state["updates"])

@@ -1,0 +1,206 @@
+"""A lesson: what was asked of a teacher, what has been answered, and the comparisons that this makes.
+
+The same for every method that learns from comparisons of clips. Nothing here waits: questions are submitted, answers are
+looked up, and whoever learns decides when there are enough.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from tutelage.experience.replay import Replay
+from tutelage.experience.rollout import Anchor
+from tutelage.experience.segments import SegmentArchive, cut
+from tutelage.experience.trajectory import Segments
+from tutelage.feedback.query import Judgement, Query, from_row, label_of, new_query, to_row
+from tutelage.feedback.raters import Rater, StoreRater
+from tutelage.feedback.samplers import SAMPLERS
+from tutelage.rewards.learned import RewardEnsemble
+from tutelage.rewards.source import RewardSource
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Labeled pairs of R seeds, padded to the same number; index 0 is the left clip, 1 the right one."""
+
+    observation: Float[Tensor, "R N 2 H D"]
+    action: Float[Tensor, "R N 2 H A"]
+    true_return: Float[Tensor, "R N 2"]
+    """For diagnosis only."""
+    label: Float[Tensor, "R N"]
+    weight: Float[Tensor, "R N"]
+    """0 pads."""
+
+    def side(self, index: int) -> tuple[Tensor, Tensor]:
+        """Observation and action of the left (0) or right (1) clips."""
+        return self.observation[:, :, index], self.action[:, :, index]
+
+
+class Lesson:
+    """Questions and answers of R seeds, each with a rater and a group of its own."""
+
+    def __init__(
+        self,
+        raters: Sequence[Rater],
+        groups: Sequence[str],
+        generators: Sequence[Generator],
+        archive: SegmentArchive,
+        anchors: Sequence[Sequence[Anchor]],
+        true_reward: RewardSource,
+    ) -> None:
+        """anchors: the rollout's, to draw clips from later. true_reward: what a scripted teacher goes by; it is kept with each clip and shown to nobody who learns."""
+        self.raters, self.groups, self.generators = list(raters), list(groups), list(generators)
+        self.archive, self.anchors, self.true_reward = archive, anchors, true_reward
+        self.queries: list[dict[str, Query]] = [{} for _ in raters]
+        self.judgements: list[dict[str, Judgement]] = [{} for _ in raters]
+        """What counts now: superseded judgements are gone."""
+        self.unheard = [0 for _ in raters]
+        """Answers that no fit has used yet."""
+        self.heard_before: list[Mapping[int, int]] = [{} for _ in raters]
+        """On resume: steps at which the interrupted run heard something, with the label cursor it reached."""
+        self.events: list[dict[str, Any]] = []
+        """What happened since somebody last cleared the list, for the log."""
+
+    @property
+    def asked(self) -> list[int]:
+        """Questions submitted, per seed; an answer "unknown" is paid for like any other."""
+        return [len(queries) for queries in self.queries]
+
+    @property
+    def awaited(self) -> list[int]:
+        """Questions without an answer, per seed."""
+        return [len(q) - len({j.query for j in js.values()}) for q, js in zip(self.queries, self.judgements, strict=True)]
+
+    def candidates(self, replay: Replay, count: int, length: int, episodes: int) -> tuple[Segments, Segments]:
+        """`count` random pairs of clips for each seed, `[R, count, length, ...]`, from its newest episodes."""
+        drawn = replay.segments(replay.draw_starts(2 * count, length, episodes, self.generators), length)
+        reward = self.true_reward.reward(drawn.observation, drawn.action, drawn.reward)
+        drawn = Segments(drawn.observation, drawn.action, reward, drawn.start)
+        left, right = (Segments(*(getattr(drawn, name)[:, side::2] for name in Segments.__slots__)) for side in (0, 1))
+        return left, right
+
+    def ask(
+        self,
+        seed: int,
+        pairs: tuple[Segments, Segments],
+        probabilities: Float[Tensor, "E N"],
+        count: int,
+        sampler: str,
+        replay: Replay,
+    ) -> None:
+        """Let the sampler choose `count` of the candidate pairs, keep their clips and submit the questions.
+
+        probabilities: each member's, that the left clip is preferred.
+        """
+        inputs = {
+            "candidates": probabilities.shape[-1],
+            "generator": self.generators[seed],
+            "probabilities": probabilities.cpu(),
+            "features": torch.cat([pairs[0].observation[seed], pairs[1].observation[seed]], 1).flatten(1).cpu(),
+            "labeled": self._labeled_features(seed),
+        }
+        chosen = SAMPLERS[sampler].choose(count=count, **{name: inputs[name] for name in SAMPLERS[sampler].inputs})
+        length = pairs[0].reward.shape[-1]
+        queries: list[Query] = []
+        for number in chosen.tolist():
+            items = [self.archive.put(cut(replay, self.anchors, side, seed, number, length)) for side in pairs]
+            queries.append(new_query("pair", items, self.groups[seed], sampler, replay.steps, self.asked[seed] + len(queries)))
+        self.raters[seed].submit(queries)
+        self.queries[seed].update({query.id: query for query in queries})
+        self.events.append({"event": "queries", "seed": seed, "step": replay.steps, "queries": self.asked[seed], "sampler": sampler})
+
+    def _labeled_features(self, seed: int) -> Tensor | None:
+        pairs = [query.items for query in self.queries[seed].values()]
+        if not pairs:
+            return None
+        return torch.stack([torch.cat([self.archive.get(item).observation for item in items]).flatten() for items in pairs])
+
+    def listen(self, step: int) -> None:
+        """Take in what has been answered."""
+        for seed, rater in enumerate(self.raters):
+            for judgement in self._poll(seed, rater, step):
+                if judgement.query in self.queries[seed]:
+                    if judgement.supersedes is not None:
+                        self.judgements[seed].pop(judgement.supersedes, None)
+                    self.judgements[seed][judgement.id] = judgement
+                    self.unheard[seed] += 1
+
+    def _poll(self, seed: int, rater: Rater, step: int) -> list[Judgement]:
+        if not isinstance(rater, StoreRater):
+            return rater.poll()
+        before, known = rater.cursor, self.heard_before[seed]
+        if known and step <= max(known):  # a stretch that was lived through before the interruption: hear the same again
+            judgements = rater.poll(until=known[step]) if step in known else []
+        else:
+            judgements = rater.poll()
+        if rater.cursor != before:
+            self.events.append({"event": "heard", "seed": seed, "step": step, "cursor": rater.cursor, "answers": len(judgements)})
+        return judgements
+
+    def comparisons(self, ready: Bool[Tensor, "R"]) -> Comparisons | None:
+        """All labels of the seeds that `ready` marks, or None when there is not one. Their answers count as heard by a fit.
+
+        A clip pair answered by several raters counts once for each. "Unknown" gives no label.
+        """
+        usable: list[list[tuple[tuple[str, ...], float]]] = []
+        for seed, judgements in enumerate(self.judgements):
+            labeled = [(self.queries[seed][j.query].items, label_of(j.answer)) for j in judgements.values() if ready[seed]]
+            usable.append([(items, label) for items, label in labeled if label is not None])
+            if ready[seed]:
+                self.unheard[seed] = 0
+        R, N = len(usable), max(len(rows) for rows in usable)
+        if N == 0:
+            return None
+        clips = [[[self.archive.get(item) for item in items] for items, _ in rows] for rows in usable]
+        example = next(pair[0] for rows in clips for pair in rows)
+        observation = torch.zeros(R, N, 2, *example.observation.shape)
+        action = torch.zeros(R, N, 2, *example.action.shape)
+        true_return, label, weight = torch.zeros(R, N, 2), torch.zeros(R, N), torch.zeros(R, N)
+        for seed, rows in enumerate(usable):
+            for number, ((_, value), pair) in enumerate(zip(rows, clips[seed], strict=True)):
+                for side, clip in enumerate(pair):
+                    observation[seed, number, side], action[seed, number, side] = clip.observation, clip.action
+                    true_return[seed, number, side] = clip.reward.sum()
+                label[seed, number], weight[seed, number] = value, 1.0
+        return Comparisons(observation, action, true_return, label, weight)
+
+    def report(
+        self, ready: Bool[Tensor, "R"], comparisons: Comparisons, ensemble: RewardEnsemble, fitted: Mapping[str, Tensor], step: int
+    ) -> None:
+        """Log a fit: how well the ensemble agrees with the labels, and its returns beside the true ones, clip by clip."""
+        predicted = ensemble.reward(comparisons.observation, comparisons.action).sum(-1).cpu()
+        for seed in ready.nonzero().flatten().tolist():
+            used, rater = comparisons.weight[seed] > 0, self.raters[seed]
+            true, learned = comparisons.true_return[seed][used].flatten(), predicted[seed][used].flatten()
+            correlation = float(torch.corrcoef(torch.stack([true, learned]))[0, 1]) if len(true) > 2 else None
+            about = {"seed": seed, "step": step}
+            self.events.append(
+                {"event": "session", **about, "labels": len(self.judgements[seed]), "queries": self.asked[seed], "usable": int(used.sum())}
+                | {name: float(value[seed]) for name, value in fitted.items()}
+                | {"correlation": correlation, "cursor": rater.cursor if isinstance(rater, StoreRater) else None}
+            )
+            self.events.append({"event": "scatter", **about, "true": true.tolist(), "learned": learned.tolist()})
+
+    def state(self) -> dict[str, Any]:
+        """Questions, answers, generators and raters; the clips themselves lie in the archive."""
+        return {
+            "queries": [[to_row(query) for query in own.values()] for own in self.queries],
+            "judgements": [[to_row(judgement) for judgement in own.values()] for own in self.judgements],
+            "unheard": self.unheard,
+            "generators": [g.get_state() for g in self.generators],
+            "raters": [rater.state() for rater in self.raters],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.queries = [{row["id"]: from_row(Query, row) for row in own} for own in state["queries"]]
+        self.judgements = [{row["id"]: from_row(Judgement, row) for row in own} for own in state["judgements"]]
+        self.unheard = [int(n) for n in state["unheard"]]
+        for generator, saved in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(saved)
+        for rater, saved in zip(self.raters, state["raters"], strict=True):
+            rater.load(saved)

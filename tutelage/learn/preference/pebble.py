@@ -1,0 +1,186 @@
+"""PEBBLE: explore, ask which of two clips is better, fit a reward, relabel all memory with it, improve.
+
+Lee, Smith & Abbeel 2021 (arXiv 2106.05091), algorithms 1 and 2; settings of B-Pref (Lee et al. 2021b, arXiv 2111.03026).
+A SAC learns from rewards that a small ensemble predicts. The ensemble learns from comparisons of clips. Because the SAC is
+off-policy, every old transition can be given its new reward, and few questions go a long way.
+
+Where we depart from the paper
+- Nobody waits: queries are submitted, play and learning go on, and a fit follows when enough answers have come in.
+- The state-entropy reward of the pre-training is recomputed for all of memory at intervals, not per minibatch.
+- Optional, off by default: an error-aware likelihood, standardized inputs, normalized rewards (rewards/learned.py).
+Left out: nothing. SURF and Meta-Reward-Net change how the ensemble is fitted and live in files of their own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from tutelage.equations.preferences import preference_probability
+from tutelage.experience.replay import Replay
+from tutelage.feedback.samplers import SAMPLERS
+from tutelage.learn.deep.sac import SAC
+from tutelage.learn.deep.sac import Config as SACConfig
+from tutelage.learn.preference.lesson import Comparisons, Lesson
+from tutelage.rewards import learned
+from tutelage.rewards.entropy import StateEntropy
+from tutelage.rewards.learned import RewardEnsemble
+from tutelage.rewards.source import RewardSource
+
+
+@dataclass(frozen=True)
+class Config:
+    labels: int = 1_000
+    """Answers to ask for in all; "can't tell" is paid for too (B-Pref: 500 or 1,000 on walker-walk)."""
+    session_labels: int = 100
+    """Questions per session (B-Pref: a tenth of the budget)."""
+    first_session_labels: int | None = None
+    """Questions in the first session. None: as many as in the others."""
+    session_every: int = 20_000
+    """Steps between sessions (B-Pref: 20,000 on walker-walk)."""
+    pretraining_steps: int = 9_000
+    """Steps of state-entropy exploration after the random ones; the first session follows (B-Pref: 9,000)."""
+    neighbors: int = 5
+    """k of the state-entropy reward (PEBBLE: 5)."""
+    entropy_every: int = 100
+    """Steps between recomputations of the state-entropy reward of all of memory."""
+    segment_length: int = 50
+    """Steps of a clip (B-Pref: 50)."""
+    recent_episodes: int = 100
+    """Clips are cut from this many newest episodes (B-Pref: 100)."""
+    candidates: int = 10
+    """Candidate pairs per question asked (PEBBLE: 10)."""
+    sampler: str = "disagreement"
+    """Which candidates are asked, after the first session, which is uniform (B-Pref: disagreement)."""
+    reset_critic: bool = True
+    """Fresh critics when the learned reward first replaces the state-entropy reward (PEBBLE: yes)."""
+    updates_after_reset: int = 100
+    """Updates at once after that (B-Pref: 100)."""
+    fit_labels: int = 10
+    """New answers that start a fit while others are still awaited; when none is awaited, one is enough."""
+    poll_every: int = 50
+    """Steps between two looks at the rater's answers."""
+    sac: SACConfig = field(default_factory=lambda: SACConfig(initial_temperature=0.1, temperature_learning_rate=1e-4, target_every=2))
+    """The learner that improves on the learned reward (B-Pref's settings)."""
+    reward_model: learned.Config = field(default_factory=learned.Config)
+    """The ensemble that predicts the reward."""
+
+
+class Pebble(RewardSource):
+    """R stacked students. Each is rewarded by state entropy until its teacher's first answers, then by what it learned of them."""
+
+    def __init__(
+        self,
+        config: Config,
+        observation_width: int,
+        action_space: Any,
+        generators: Sequence[Generator],
+        reward_generators: Sequence[Generator],
+        lesson: Lesson,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """generators, reward_generators: one per seed, for the SAC and for the ensemble. Raises ValueError for an unknown sampler."""
+        if config.sampler not in SAMPLERS:
+            raise ValueError(f'sampler "{config.sampler}" is none of {", ".join(SAMPLERS)}')
+        self.config, self.lesson = config, lesson
+        self.sac = SAC(config.sac, observation_width, action_space, generators, device)
+        width = action_space.shape[0]
+        self.ensemble = RewardEnsemble(config.reward_model, observation_width, width, reward_generators, device)
+        self.entropy = StateEntropy(config.neighbors)
+        self.learned = torch.zeros(len(generators), dtype=torch.bool)
+        """Which seeds learn from the ensemble already."""
+        self.next_session = config.sac.random_steps + config.pretraining_steps
+
+    def act(self, observation: Float[Tensor, "R B D"], deterministic: bool = False) -> Float[Tensor, "R B A"]:
+        """As SAC."""
+        return self.sac.act(observation, deterministic)
+
+    def explore(self, copies: int) -> Float[Tensor, "R B A"]:
+        """As SAC."""
+        return self.sac.explore(copies)
+
+    def reward(
+        self, observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"], game_reward: Float[Tensor, "R N"]
+    ) -> Float[Tensor, "R N"]:
+        """State entropy, or the learned reward; never the game's."""
+        if self.learned.all():
+            return self.ensemble.reward(observation, action)
+        entropy = self.entropy.reward(observation, action, game_reward)
+        if not self.learned.any():
+            return entropy
+        return torch.where(self.learned[:, None].to(entropy.device), self.ensemble.reward(observation, action), entropy)
+
+    def update(self, replay: Replay) -> dict[str, Tensor]:
+        """Whatever is due after an environment step; metrics `[R]`."""
+        step, config = replay.steps, self.config
+        if not self.learned.all() and step >= config.sac.random_steps and step % config.entropy_every == 0:
+            self.entropy.refresh(replay.observations())
+            self._relabel(replay)
+        session = step >= self.next_session
+        if session:
+            self.next_session = step + config.session_every
+            self._ask(replay)
+        if session or step % config.poll_every == 0:
+            self.lesson.listen(step)
+            answers = zip(self.lesson.unheard, self.lesson.awaited, strict=True)
+            ready = torch.tensor([new >= (config.fit_labels if awaited else 1) for new, awaited in answers])
+            comparisons = self.lesson.comparisons(ready) if ready.any() else None
+            if comparisons is not None:
+                self._fit(replay, ready, comparisons)
+        return self.sac.update(replay) if step > config.sac.random_steps else {}
+
+    def _ask(self, replay: Replay) -> None:
+        """One session: candidate pairs, a choice among them, questions."""
+        config, asked = self.config, self.lesson.asked
+        first = config.session_labels if config.first_session_labels is None else config.first_session_labels
+        counts = [min(config.session_labels if own else first, config.labels - own) for own in asked]
+        if max(counts) <= 0:
+            return
+        pairs = self.lesson.candidates(replay, config.candidates * max(counts), config.segment_length, config.recent_episodes)
+        logits = self.ensemble.logits(*((side.observation, side.action) for side in pairs))
+        probabilities = preference_probability(logits, config.reward_model.rater_error)
+        for seed, count in enumerate(counts):
+            if count > 0:
+                sampler = config.sampler if self.learned[seed] else "uniform"
+                self.lesson.ask(seed, pairs, probabilities[seed], count, sampler, replay)
+
+    def _fit(self, replay: Replay, ready: Bool[Tensor, "R"], comparisons: Comparisons) -> None:
+        """Fit the ensembles of the ready seeds, relabel all memory, and start critics afresh the first time."""
+        if not self.learned.any():
+            self.ensemble.measure_inputs(replay.observations(), replay.actions())
+        fitted = self.ensemble.fit(comparisons.side(0), comparisons.side(1), comparisons.label, comparisons.weight)
+        self.ensemble.measure_outputs(replay.observations(), replay.actions())
+        fresh = ready & ~self.learned
+        self.learned |= ready
+        self._relabel(replay)
+        if fresh.any() and self.config.reset_critic:
+            self.sac.reset_critic(fresh)
+            for _ in range(self.config.updates_after_reset):
+                self.sac.update(replay)
+        self.lesson.report(ready, comparisons, self.ensemble, fitted, replay.steps)
+
+    def _relabel(self, replay: Replay) -> None:
+        replay.relabel(lambda observation, action: self.reward(observation, action, torch.zeros(observation.shape[:-1])))
+
+    def state(self) -> dict[str, Any]:
+        """Learner, ensemble, reference states, lesson and schedule."""
+        return {
+            "sac": self.sac.state(),
+            "ensemble": self.ensemble.state(),
+            "entropy": self.entropy.state(),
+            "lesson": self.lesson.state(),
+            "learned": self.learned,
+            "next_session": self.next_session,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.sac.load(state["sac"])
+        self.ensemble.load(state["ensemble"])
+        self.entropy.load(state["entropy"])
+        self.lesson.load(state["lesson"])
+        self.learned = state["learned"].clone()
+        self.next_session = int(state["next_session"])

@@ -1,0 +1,99 @@
+"""PEBBLE beside SAC on DeepMind Control and MuJoCo: `python -m tutelage.recipes.pebble_control`.
+
+The short protocol fits an afternoon of two cores: 150,000 steps, nets of 256-256, two stacked seeds. The full one is the
+papers' (B-Pref: 500,000 steps, nets of 1024-1024, batches of 1,024, five seeds). A run that was interrupted goes on where it
+stopped when the same command is given again.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from tutelage.experiment.config import RunConfig
+from tutelage.experiment.log import EVENTS
+from tutelage.experiment.run import Experiment
+from tutelage.experiment.train import resume, train
+from tutelage.learn.deep import sac
+from tutelage.learn.preference import pebble
+from tutelage.recipes.rows import RESULTS, append, judged, read
+
+LABELS = {"dm:walker-walk": 500, "gym:HalfCheetah-v5": 700}
+"""B-Pref's smaller budget for walker-walk; Christiano's for the cheetah."""
+LEARNING_RATE = {"dm:walker-walk": 5e-4, "gym:HalfCheetah-v5": 3e-4}
+"""B-Pref's for walker-walk; SB3's default for the cheetah."""
+SESSIONS = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """PEBBLE and, beside it, SAC on the true reward, with the same learner."""
+
+    task: Literal["dm:walker-walk", "gym:HalfCheetah-v5"] = "dm:walker-walk"
+    """Which world."""
+    method: Literal["pebble", "sac"] = "pebble"
+    """Learn from a scripted teacher's comparisons, or from the true reward."""
+    seeds: int = 2
+    """Stacked in one run."""
+    seed: int = 0
+    """The first."""
+    full: bool = False
+    """The papers' budget and nets, five seeds."""
+    scale: float = 1.0
+    """Shrinks steps, labels and nets, to try the recipe; rows then go where `results` says only if it is given."""
+    out: Path = Path("runs/pebble_control")
+    """Where the runs lie."""
+    results: Path | None = None
+    """The file that rows are added to. None: benchmarks/results/pebble_control.jsonl, at scale 1 only."""
+    threads: int = 1
+    """Of torch."""
+
+
+def configuration(recipe: Recipe) -> RunConfig:
+    """What the recipe runs."""
+    steps = round((500_000 if recipe.full else 150_000) * recipe.scale)
+    wide = (1024, 1024) if recipe.full else (256, 256)
+    hidden = wide if recipe.scale == 1.0 else (32, 32)
+    learner = sac.Config(
+        hidden=hidden, batch_size=1024 if recipe.full else 256, learning_rate=LEARNING_RATE[recipe.task], temperature_learning_rate=1e-4,
+        initial_temperature=0.1, target_every=2, random_steps=round(1_000 * recipe.scale),
+    )  # fmt: skip
+    labels = max(round(LABELS[recipe.task] * recipe.scale), SESSIONS)
+    # The first session after 10,000 steps as in B-Pref; the others spread the labels over the first two thirds of the run.
+    students = pebble.Config(
+        labels=labels, session_labels=-(-labels // SESSIONS), session_every=max((steps * 2 // 3) // SESSIONS, 1),
+        pretraining_steps=round(9_000 * recipe.scale), segment_length=50 if recipe.scale == 1.0 else 10, sac=learner,
+    )  # fmt: skip
+    if recipe.scale != 1.0:
+        students = replace(students, reward_model=replace(students.reward_model, hidden=(32, 32), epochs=5))
+    return RunConfig(
+        algorithm=students if recipe.method == "pebble" else learner, game=recipe.task, steps=steps, seed=recipe.seed,
+        seeds=5 if recipe.full else recipe.seeds, threads=recipe.threads, evaluate_every=max(steps // 6, 1), evaluation_episodes=5,
+        checkpoint_every=max(steps // 15, 1), log_every=max(steps // 300, 1), clips=3 if recipe.scale == 1.0 else 0,
+    )  # fmt: skip
+
+
+def main(recipe: Recipe, console: Console | None = None) -> None:
+    """Run or resume, then judge the final policies and add their rows."""
+    config = configuration(recipe)
+    out = recipe.out / f"{recipe.task.replace(':', '-')}-{recipe.method}-{'full-' if recipe.full else ''}{config.seed}"
+    results = recipe.results or (RESULTS / "pebble_control.jsonl" if recipe.scale == 1.0 else None)
+    with_budget = f"pebble-{config.algorithm.labels}" if isinstance(config.algorithm, pebble.Config) else "sac"
+    task = recipe.task if not recipe.full else f"{recipe.task}/full"
+    if results is not None and any((r.task, r.method, r.seed, r.steps) == (task, with_budget, config.seed, config.steps) for r in read(results)):
+        return
+    if (out / EVENTS).exists():
+        resume(out, console=console)
+    else:
+        train(config, out, console=console)
+    with Experiment(config, out) as experiment:
+        experiment.restore()
+        rows = judged(experiment, task, with_budget, episodes=100 if recipe.scale == 1.0 else 2)
+    if results is not None:
+        append(results, rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe, description=__doc__))

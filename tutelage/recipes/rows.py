@@ -1,0 +1,63 @@
+"""Result rows: one JSON line per seed, written by a command and never by hand."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tutelage.experiment.fingerprint import commit, hardware
+from tutelage.experiment.run import Experiment
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+SCORE_EPISODES = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One seed of one method on one task."""
+
+    task: str
+    method: str
+    seed: int
+    steps: int
+    score: float | None
+    """Mean return of the final policy over 100 noise-free episodes; None for a run that failed."""
+    seconds: float
+    """Of training, all stacked seeds together."""
+    hardware: str
+    commit: str
+    error: str | None = None
+    """Why there is no score."""
+    library: str | None = None
+    """A peer's name; None for this library."""
+
+
+def append(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows to a file of results, all or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps({name: value for name, value in asdict(row).items() if value is not None or name == "score"}) + "\n" for row in rows)
+    with path.open("a") as file:
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file, oldest first; none when it does not exist."""
+    if not path.exists():
+        return []
+    return [Row(**json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
+
+
+def judged(experiment: Experiment, task: str, method: str, episodes: int = SCORE_EPISODES) -> list[Row]:
+    """Rows of a finished run: the final policy of every seed over `episodes` noise-free episodes."""
+    frozen = {i for members in experiment.sac.frozen().values() for i in members.nonzero().flatten().tolist()}
+    scores = experiment.evaluate(episodes=episodes)
+    return [
+        Row(
+            task, method, seed, experiment.steps, None if i in frozen else round(sum(own) / len(own), 2), round(experiment.seconds, 1),
+            hardware(experiment.config.device), commit(), "a net was frozen: its gradient was not finite" if i in frozen else None,
+        )
+        for i, (seed, own) in enumerate(zip(experiment.seeds, scores, strict=True))
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Where a reward number comes from: the game, a written function, a learned model."""

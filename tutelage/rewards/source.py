@@ -1,0 +1,44 @@
+"""Reward sources that need no learning."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class RewardSource(ABC):
+    """Numbers for transitions."""
+
+    @abstractmethod
+    def reward(
+        self, observation: Float[Tensor, "*batch D"], action: Float[Tensor, "*batch A"], game_reward: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        """One number per transition; actions in the game's units."""
+
+
+class GameReward(RewardSource):
+    """What the game itself pays."""
+
+    def reward(self, observation: Tensor, action: Tensor, game_reward: Tensor) -> Tensor:
+        """The game's reward, unchanged."""
+        return game_reward
+
+
+@dataclass(frozen=True)
+class WrittenReward(RewardSource):
+    """A reward that a person wrote down as a function of observation and action."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    """(observation `[..., D]`, action `[..., A]`) -> `[...]`."""
+
+    def reward(self, observation: Tensor, action: Tensor, game_reward: Tensor) -> Tensor:
+        """The written reward. Raises ValueError when the function answers with another shape or with NaN."""
+        value = self.function(observation, action)
+        if value.shape != observation.shape[:-1]:
+            raise ValueError(f"the written reward gave shape {tuple(value.shape)} for observations {tuple(observation.shape)}")
+        if not torch.isfinite(value).all():
+            raise ValueError("the written reward gave a value that is not finite")
+        return value
