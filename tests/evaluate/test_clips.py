@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tutelage.evaluate.clips import ClipError, draw_segment, encode, record_episode
-from tutelage.games.spec import Box, CannotSnapshot, Game, GameError, Step
+from tutelage.games.spec import Box, CannotSnapshot, Game, GameError, Nested, Snapshot, Step
 
 
 class Ladder(Game):
@@ -27,15 +27,16 @@ class Ladder(Game):
         return self.state[:, None].clone()
 
     def step(self, actions):
+        assert isinstance(actions, torch.Tensor)
         self.state += actions[:, 0]
         self.time += 1
         boundary = self.time >= 5
         return Step(self.state[:, None].clone(), self.state.clone(), torch.zeros_like(boundary), boundary, torch.ones_like(boundary))
 
-    def snapshot(self, copy):
+    def snapshot(self, copy) -> Snapshot:
         return {"state": self.state[copy].item(), "time": int(self.time[copy])}
 
-    def restore(self, copy, snapshot):
+    def restore(self, copy, snapshot) -> Nested:
         self.state[copy], self.time[copy] = snapshot["state"], snapshot["time"]
         return self.state[copy : copy + 1].clone()
 

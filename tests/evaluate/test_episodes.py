@@ -38,6 +38,7 @@ class Lottery(Game):
             idle[:] = self.steps % 2 == 0
         self.left = self.left - (~idle).long()
         over = (self.left == 0) & ~idle
+        assert isinstance(actions, torch.Tensor)
         reward = torch.where(idle, 1000.0, actions.float())
         observation = self.left[:, None].float()
         if self.poison == "reward":

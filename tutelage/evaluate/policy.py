@@ -1,6 +1,6 @@
 """Frozen policies."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from tutelage.games.nested import flatten_observation, map_leaves
 from tutelage.games.spec import Nested, Space
 
 
+@runtime_checkable
 class Acting(Protocol):
     """What a learner of vectors gives to be judged by."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from tutelage.experience.trajectory import Batch, Segments, Transition
@@ -67,11 +67,27 @@ class Replay:
         self.reward[:, columns] = transition.reward if reward is None else reward
         final_row = self.final_row.view(self.members, self.slots, self.copies)[:, slot]
         if self.steps >= self.slots:  # the ring has come round: what this slot held is forgotten
-            self.free_finals.extend(i for i in final_row.flatten().tolist() if i >= 0)
+            self.free_finals.extend(int(i) for i in final_row[final_row >= 0])
             final_row.fill_(-1)
-        for seed, copy in transition.boundary.nonzero().tolist():
+        for place in transition.boundary.nonzero():
+            seed, copy = int(place[0]), int(place[1])
             final_row[seed, copy] = self._keep_final(transition.successor[seed, copy])
         self.steps += 1
+
+    def interrupt(self, copies: Sequence[int]) -> None:
+        """The next step of these copies of the game (seed x B + copy) begins a new episode, though the last one did not end it.
+
+        What happens where a resumed run cannot put a world back. The newest step becomes a boundary, as at a time limit.
+        """
+        if not self.steps:
+            return
+        newest, following = (self.steps - 1) % self.slots, self.steps % self.slots
+        boundary = self._slots_of[:, newest, :, self.observation_width + self.action_width + 1]
+        final_row = self.final_row.view(self.members, self.slots, self.copies)[:, newest]
+        for seed, copy in (divmod(copy, self.copies) for copy in copies):
+            if not boundary[seed, copy]:
+                boundary[seed, copy] = 1.0
+                final_row[seed, copy] = self._keep_final(self._slots_of[seed, following, copy, : self.observation_width])
 
     def _keep_final(self, observation: Tensor) -> int:
         if not self.free_finals:
@@ -115,17 +131,33 @@ class Replay:
             mask=here[..., D + A + 2],
         )
 
-    def relabel(self, reward: Callable[[Tensor, Tensor], Tensor], chunk: int = 16384, newest: int | None = None) -> None:
+    def relabel(
+        self,
+        reward: Callable[[Tensor, Tensor], Tensor],
+        chunk: int = 16384,
+        newest: int | None = None,
+        chosen: Bool[Tensor, "R"] | None = None,
+    ) -> None:
         """Write `reward(observation [R, N, D], action [R, N, A]) -> [R, N]` over everything held, chunk by chunk.
 
-        newest: only the last so many steps.
+        newest: only the last so many steps. chosen: only these seeds (None: all).
         """
+        kept = torch.ones(self.members, dtype=torch.bool) if chosen is None else chosen
+        kept = kept.to(self.reward.device)
         D, A = self.observation_width, self.action_width
         rows = self.rows.view(self.members, self.slots * self.copies, -1)
         for low, high in self._spans(newest):
             for start in range(low, high, chunk):
                 part = rows[:, start : min(start + chunk, high)]
-                self.reward[:, start : start + part.shape[1]] = reward(part[..., :D], part[..., D : D + A])
+                self.reward[kept, start : start + part.shape[1]] = reward(part[..., :D], part[..., D : D + A])[kept]
+
+    def pay(self, reward: Float[Tensor, "R N"], chosen: Bool[Tensor, "R"] | None = None) -> None:
+        """Write one reward for each transition held, in the order of `observations`. chosen: only these seeds (None: all)."""
+        kept = torch.ones(self.members, dtype=torch.bool) if chosen is None else chosen
+        kept, paid = kept.to(self.reward.device), 0
+        for low, high in self._spans():
+            self.reward[kept, low:high] = reward[kept, paid : paid + high - low]
+            paid += high - low
 
     def _spans(self, newest: int | None = None) -> Iterator[tuple[int, int]]:
         """Ranges of columns that hold transitions, oldest first; one, or two where the ring wraps."""
@@ -153,20 +185,21 @@ class Replay:
         A segment may end with its episode's last step but never crosses it; masked steps belong to no segment. The
         episode under way counts as one.
         """
-        D, A, B, T = self.observation_width, self.action_width, self.copies, len(self)
+        B, T = self.copies, len(self)
         index = self._held(torch.arange(T * B)).view(T, B)
+        held = index.to(self.rows.device)
+        time = torch.arange(T)[:, None].expand(T, B)
+        number = time * B + torch.arange(B)  # of a step, the older ones first
+        flags = self.rows.view(self.members, self.slots * B, -1)[..., self.observation_width + self.action_width :]
         starts: list[Tensor] = []
         for seed in range(self.members):
-            rows = self.rows.view(self.members, -1, self.rows.shape[1])[seed][index.to(self.rows.device)].cpu()  # [T, B, width]
-            boundary, mask = rows[..., D + A + 1] > 0, rows[..., D + A + 2] > 0
-            time = torch.arange(T)[:, None].expand(T, B)
+            _, boundary, mask = (flags[seed, held].cpu() > 0).unbind(-1)  # [T, B] each
             end = torch.where(boundary, time, T - 1).flip(0).cummin(0).values.flip(0)  # last step of the episode under way at t
             masked = torch.where(mask, T, time).flip(0).cummin(0).values.flip(0)  # next masked step
             fits = (time + length - 1 <= end) & (time + length - 1 < masked)
             # Episodes are numbered by when they end, the newest first, over all copies of this seed.
-            ends = torch.unique(end * B + torch.arange(B))
-            oldest = ends[-episodes:].min() if len(ends) else 0
-            fits &= end * B + torch.arange(B) >= oldest
+            ends = number[boundary | (time == T - 1)]
+            fits &= end * B + torch.arange(B) >= (ends[-episodes] if len(ends) >= episodes else 0)
             starts.append(index[fits])
         return starts
 
@@ -213,7 +246,8 @@ class Replay:
     def load(self, state: dict[str, Any], chunks: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], slots_per_chunk: int) -> None:
         """Take over what `state` and `chunks` gave."""
         self.steps = int(state["steps"])
-        self.finals, self.free_finals = state["finals"].clone(), [int(i) for i in state["free_finals"]]
+        self.finals = state["finals"].to(self.rows.device, copy=True)
+        self.free_finals = [int(i) for i in state["free_finals"]]
         B = self.copies
         for number, (rows, rewards) in enumerate(chunks):
             columns = slice(number * slots_per_chunk * B, number * slots_per_chunk * B + rows["rows"].shape[1])

@@ -51,7 +51,7 @@ class Rollout:
     steps: int = 0
     """Steps taken by every copy."""
     observation: Float[Tensor, "R B D"] = field(init=False)
-    episodes: list[Episode] = field(init=False, default_factory=list)
+    episodes: list[Episode] = field(init=False, default_factory=list[Episode])
     """Ended since somebody last cleared the list."""
 
     def __post_init__(self) -> None:
@@ -59,6 +59,7 @@ class Rollout:
             raise GameError(f"a rollout of {self.members} seeds needs a multiple of {self.members} copies; the game has {self.game.copies}")
         self.copies = self.game.copies // self.members
         self.observation = self._flatten(self.game.reset(seed=self.seeds))
+        self._refuse_nan("first observation", self.observation)
         self.totals = torch.zeros(self.members, self.copies, dtype=torch.float64)
         self.lengths = torch.zeros(self.members, self.copies, dtype=torch.int64)
         self.anchors: list[deque[Anchor]] = [deque(maxlen=self.anchors_kept) for _ in range(self.game.copies)]
@@ -71,8 +72,8 @@ class Rollout:
     def _anchor(self, fresh: Tensor) -> None:
         if not self.anchor_every:
             return
-        due = fresh | ((self.lengths.view(-1) % self.anchor_every == 0) if self.steps else fresh)
-        for copy in due.nonzero().flatten().tolist():
+        due = fresh | (self.lengths.view(-1) % self.anchor_every == 0)
+        for copy in _numbers(due):
             self.anchors[copy].append(Anchor(self.steps, self.game.snapshot(copy)))
 
     def step(self, action: Float[Tensor, "R B A"]) -> Transition:
@@ -80,33 +81,32 @@ class Rollout:
         before = self.observation
         outcome = self.game.step(action.view(self.game.copies, *action.shape[2:]))
         successor = self._flatten(outcome.observation)
-        self._refuse_nan(outcome.reward, successor)
+        self._refuse_nan("observation", successor)
+        self._refuse_nan("reward", outcome.reward)
+        following = successor
+        if outcome.boundary.any():
+            following = self._flatten(self.game.reset(where=outcome.boundary))
+            self._refuse_nan("first observation", following)
         shape = (self.members, self.copies)
         reward, mask = outcome.reward.view(shape), outcome.mask.view(shape)
         self.totals += reward * mask
         self.lengths += mask
         self.steps += 1
-        following = successor
-        if outcome.boundary.any():
-            for copy in outcome.boundary.nonzero().flatten().tolist():
-                seed, own = divmod(copy, self.copies)
-                self.episodes.append(Episode(seed, own, float(self.totals[seed, own]), int(self.lengths[seed, own])))
-            ended = outcome.boundary.view(shape)
-            self.totals[ended], self.lengths[ended] = 0.0, 0
-            following = self._flatten(self.game.reset(where=outcome.boundary))
+        for copy in _numbers(outcome.boundary):
+            seed, own = divmod(copy, self.copies)
+            self.episodes.append(Episode(seed, own, float(self.totals[seed, own]), int(self.lengths[seed, own])))
+            self.totals[seed, own], self.lengths[seed, own] = 0.0, 0
         self.observation = following
         self._anchor(outcome.boundary)
         return Transition(before, action, reward, successor, following, outcome.terminated.view(shape), outcome.boundary.view(shape), mask)
 
-    def _refuse_nan(self, reward: Tensor, successor: Tensor) -> None:
-        # Sums are finite when their terms are: two passes over small tensors instead of a mask of every entry.
-        if torch.isfinite(reward.sum()) and torch.isfinite(successor.sum()):
+    def _refuse_nan(self, what: str, values: Tensor) -> None:
+        # A sum is finite when its terms are: one pass over a small tensor instead of a mask of every entry.
+        if torch.isfinite(values.sum()):
             return
-        finite = successor.view(self.game.copies, -1).isfinite().all(-1)
-        what, copies = ("observation", ~finite) if not finite.all() else ("reward", ~reward.isfinite())
-        where = copies.nonzero().flatten().tolist()
-        if where:
-            raise GameError(f"the game gave a {what} that is not finite in copy {where[0]} after step {self.steps}; nothing was stored")
+        bad = _numbers(~values.reshape(self.game.copies, -1).isfinite().all(-1))
+        if bad:
+            raise GameError(f"the game gave a {what} that is not finite in copy {bad[0]} after step {self.steps}; nothing was stored")
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs, with a snapshot of each copy where the game can give one."""
@@ -130,7 +130,9 @@ class Rollout:
         self.steps = int(state["steps"])
         self.observation = state["observation"].clone()
         self.totals, self.lengths = state["totals"].clone(), state["lengths"].clone()
-        self.anchors = [deque((Anchor(int(a["slot"]), a["snapshot"]) for a in kept), maxlen=self.anchors_kept) for kept in state["anchors"]]
+        for own, kept in zip(self.anchors, state["anchors"], strict=True):  # in place: whoever cuts clips holds the same lists
+            own.clear()
+            own.extend(Anchor(int(a["slot"]), a["snapshot"]) for a in kept)
         fresh = [copy for copy, snapshot in enumerate(state["snapshots"]) if "cannot_snapshot" in snapshot]
         for copy, snapshot in enumerate(state["snapshots"]):
             if copy not in fresh:
@@ -143,3 +145,8 @@ class Rollout:
             self.observation[chosen] = first[chosen]
             self.totals[chosen], self.lengths[chosen] = 0.0, 0
         return fresh
+
+
+def _numbers(where: Tensor) -> list[int]:
+    """The copies that a `[R x B]` bool marks."""
+    return [int(copy) for copy in where.nonzero()]

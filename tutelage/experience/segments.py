@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.experience.replay import Replay
@@ -46,6 +46,17 @@ def segment_hash(observation: Float[Tensor, "H D"], action: Float[Tensor, "H A"]
     return digest.hexdigest()[:32]
 
 
+def _is_whole(segment: StoredSegment) -> bool:
+    """Whether what a file held has the types and shapes that it must have."""
+    tensors: list[Any] = [segment.observation, segment.action, segment.lead_in, segment.reward]
+    if not all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 for tensor in tensors):
+        return False
+    if [tensor.dim() for tensor in tensors] != [2, 2, 2, 1]:
+        return False
+    same_steps = len(segment.observation) == len(segment.action) == len(segment.reward)
+    return same_steps and segment.lead_in.shape[1] == segment.action.shape[1]
+
+
 class SegmentArchive:
     """A folder of segments; writing the same segment twice is writing it once."""
 
@@ -72,8 +83,11 @@ class SegmentArchive:
                     }
                 )
                 partial = path.with_suffix(f".partial-{os.getpid()}")
-                save_file(tensors, partial, metadata={"tree": text})
-                os.replace(partial, path)
+                try:
+                    partial.write_bytes(save(tensors, {"tree": text}))
+                    os.replace(partial, path)
+                finally:
+                    partial.unlink(missing_ok=True)
         return name
 
     def get(self, name: str) -> StoredSegment:
@@ -81,13 +95,16 @@ class SegmentArchive:
         if name not in self._known:
             path = self._path(name)
             try:
-                with safe_open(path, framework="pt") as file:
+                opened: Any = safe_open(path, framework="pt")
+                with opened as file:
                     tree = unpack({key: file.get_tensor(key) for key in file.keys()}, file.metadata()["tree"])  # noqa: SIM118
                 segment = StoredSegment(**tree)
             except FileNotFoundError:
                 raise SegmentError(f"segment {name} is not in {self.directory}") from None
-            except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
                 raise SegmentError(f"segment file {path} is damaged: {error}") from None
+            if not _is_whole(segment):
+                raise SegmentError(f"segment file {path} is damaged: it does not hold tensors of one clip")
             if segment_hash(segment.observation, segment.action) != name:
                 raise SegmentError(f"segment file {path} does not hold the segment that its name says")
             self._known[name] = segment
@@ -97,9 +114,7 @@ class SegmentArchive:
         return self.directory / f"{name}.safetensors"
 
 
-def cut(
-    replay: Replay, anchors: Sequence[Sequence[Anchor]], segments: Segments, seed: int, index: int, length: int
-) -> StoredSegment:
+def cut(replay: Replay, anchors: Sequence[Sequence[Anchor]], segments: Segments, seed: int, index: int, length: int) -> StoredSegment:
     """The index-th segment of a seed with its way back: the newest anchor at or before its start, and the actions from there.
 
     segments: as `Replay.segments` gave them `[R, N, H, ...]`; anchors: those of the rollout.
@@ -107,16 +122,17 @@ def cut(
     slot, copy = divmod(int(segments.start[seed, index]), replay.copies)
     newest = replay.steps - 1
     time = newest - (newest - slot) % replay.slots  # of the segment's first step, counted from the start of the run
-    before = [anchor for anchor in anchors[seed * replay.copies + copy] if anchor.slot <= time]
+    oldest = replay.steps - len(replay)  # the actions before it are forgotten: no way leads from an anchor that is older
+    before = [anchor for anchor in anchors[seed * replay.copies + copy] if oldest <= anchor.slot <= time]
     anchor = before[-1] if before else None
     D, A = replay.observation_width, replay.action_width
     rows = replay.rows.view(replay.members, replay.slots, replay.copies, -1)[seed, :, copy]
     first = time if anchor is None else anchor.slot
     lead_in = [rows[t % replay.slots, D : D + A] for t in range(first, time)]
     return StoredSegment(
-        observation=segments.observation[seed, index],
-        action=segments.action[seed, index],
-        reward=segments.reward[seed, index],
+        observation=segments.observation[seed, index].cpu(),
+        action=segments.action[seed, index].cpu(),
+        reward=segments.reward[seed, index].cpu(),
         snapshot=None if anchor is None else anchor.snapshot,
-        lead_in=torch.stack(lead_in) if lead_in else segments.action.new_empty(0, A),
+        lead_in=torch.stack(lead_in).cpu() if lead_in else torch.empty(0, A),
     )

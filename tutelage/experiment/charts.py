@@ -83,7 +83,7 @@ def learning_curves(data: Curves, figure: Figure, narrow: bool) -> None:
     axes.set_xlim(0, data.end or None)
     if data.asked_at:
         axes.plot(
-            data.asked_at, [0.0] * len(data.asked_at), "^", color=STANDS_FOR["ink"], markersize=6, clip_on=False, zorder=6,
+            data.asked_at, [0.022] * len(data.asked_at), "^", color=STANDS_FOR["ink"], markersize=6, clip_on=False, zorder=6,
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     _captions(axes, "return per episode", "environment steps")
@@ -233,7 +233,7 @@ def _svg(draw: Callable[[Figure, bool], None], name: str, description: str, widt
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ChartError(f"drawing the report's charts needs the package matplotlib (pip install matplotlib): {error}") from error
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 12, "axes.facecolor": "none",
         "text.color": STANDS_FOR["ink"], "axes.labelcolor": STANDS_FOR["muted"], "axes.edgecolor": STANDS_FOR["muted"],
         "xtick.color": STANDS_FOR["muted"], "ytick.color": STANDS_FOR["muted"], "grid.color": STANDS_FOR["rule"], "grid.linewidth": 1.0,

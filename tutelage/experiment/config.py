@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -12,6 +13,10 @@ from tutelage.learn.preference import pebble
 
 ALGORITHMS: dict[str, type] = {"sac": sac.Config, "pebble": pebble.Config}
 """The one table of names: what `tutelage train NAME` and `config.json` mean."""
+
+COUNTS = (
+    "steps", "seeds", "copies", "threads", "log_every", "evaluate_every", "evaluation_episodes", "checkpoint_every", "checkpoints_kept"
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -62,7 +67,7 @@ class RunConfig:
     """Episodes to film, spread over the run from before the first step to after the last; 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "seeds", "copies", "threads", "log_every", "evaluate_every", "evaluation_episodes", "checkpoint_every"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} was given; a run needs at least 1")
 
@@ -77,22 +82,29 @@ def to_json(config: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(config) | {"name": config.name}
 
 
-def from_json(values: dict[str, Any]) -> RunConfig:
-    """The inverse of `to_json`. Raises ConfigError for an unknown algorithm or field, naming the nearest known one."""
+def from_json(values: Any) -> RunConfig:
+    """The inverse of `to_json`, for values from anywhere.
+
+    Raises ConfigError for an unknown algorithm or field, naming the nearest known one, and for a value of a wrong kind.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"the configuration is a {type(values).__name__}; an object was expected")
     rest = dict(values)
     name = rest.pop("name", None)
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(str(name), ALGORITHMS)}?")
     rest["algorithm"] = _build(ALGORITHMS[name], rest.get("algorithm", {}), "algorithm")
     return _build(RunConfig, rest, "the configuration")
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that looks most like this one."""
     return get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
-def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+def _build(kind: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is {values!r}; an object with the fields of {kind.__name__} was expected")
     types_of = typing.get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]
     built: dict[str, Any] = {}
@@ -107,15 +119,30 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
-    if isinstance(value, dict) and dataclasses.is_dataclass(kind):
+    """A JSON value as the kind that a field is annotated with: a plain type, a dataclass, tuple[kind, ...], Literal or a union."""
+    options = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        if dataclasses.is_dataclass(value):  # `from_json` has built it already
+            return value
+        if value is None and types.NoneType in options:
+            return None
+        (kind,) = (option for option in options if option is not types.NoneType)
+        return _value(kind, value, where)
+    if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, where)
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(kind, type) and isinstance(value, kind | (int if kind is float else kind)):
+    if typing.get_origin(kind) is typing.Literal:
+        if value not in options:
+            raise ConfigError(f"{where} is {value!r}; one of {', '.join(map(str, options))} was expected")
         return value
-    if isinstance(kind, type):
-        raise ConfigError(f"{where} is {value!r}; a {kind.__name__} was expected")
-    allowed = [k for k in typing.get_args(kind)] if isinstance(kind, types.UnionType) or typing.get_origin(kind) is not None else []
-    if typing.get_origin(kind) is typing.Literal and value not in allowed:
-        raise ConfigError(f"{where} is {value!r}; one of {', '.join(map(str, allowed))} was expected")
-    return value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} is {value!r}; a list was expected")
+        return tuple(_value(options[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
+    if kind is float and type(value) is int and abs(value) < 2**53:  # JSON writes 1.0 as 1 where it likes
+        return float(value)
+    if type(value) is kind:
+        return value
+    raise ConfigError(f"{where} is {value!r}; {_NAMES.get(kind, kind.__name__)} was expected")
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -34,7 +34,7 @@ class EventLog:
         """Opens or creates the file. A last line that a crash tore is cut off, for it never was an event."""
         self.path, self.clock = path, clock
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        self._file = path.open("a+b", buffering=0)  # what a full disk refuses must not wait in a buffer and come out later
         self._cut_torn_line()
 
     def append(self, event: str, step: int, **fields: Any) -> None:
@@ -47,12 +47,16 @@ class EventLog:
             raise LogError(f"event {event!r} was given its own field {sorted(clash)[0]!r}, which only the log may write")
         record = {"event": event, "time": self.clock(), "step": step} | fields
         line = json.dumps({name: _plain(value, f"{event}.{name}") for name, value in record.items()}, ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        content, end = line.encode() + b"\n", self._file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def sync(self) -> None:
         """Return only when everything appended so far is on the disk; a checkpoint calls this before it counts as saved."""
-        self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -68,13 +72,10 @@ class EventLog:
 
     def _cut_torn_line(self) -> None:
         self._file.seek(0)
-        kept = 0
-        for line in self._file:
-            if line.endswith(b"\n"):
-                kept += len(line)
-        if kept < self._file.tell():
+        content = self._file.read()
+        kept = content.rfind(b"\n") + 1
+        if kept < len(content):
             self._file.truncate(kept)
-        self._file.seek(0, os.SEEK_END)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

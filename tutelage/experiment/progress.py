@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -27,7 +26,7 @@ class Display:
         self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), experiment.steps)])
         self._shown = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Display":
         if self.console.is_terminal:
             self._progress.start()
         return self

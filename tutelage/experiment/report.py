@@ -24,6 +24,8 @@ from tutelage.experiment.log import EVENTS
 from tutelage.experiment.story import SHOWN_EPISODES, Event, Story, is_number, pair, points, thinned
 
 REPORT = "report.html"
+NO_CLIP = "no clip was made"
+"""How a warning begins that is about a clip: it is shown where the clip would be."""
 CLIP_LIMIT = 4 * 2**20
 """Bytes; a longer clip stays in the run directory, so that the page can still be sent around."""
 SHOWN_POINTS, SHOWN_METRICS, SHOWN_SESSIONS = 300, 12, 60
@@ -64,7 +66,7 @@ def write_report(run: Path, beside: Sequence[Path] = ()) -> Path:
 def render(story: Story) -> str:
     """The whole page."""
     sections = [section(story) for section in (_clips, _returns, _answers, _judgement, _every_seed, _details)]
-    title = _plain_headline(story)
+    title = headline(story)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -99,7 +101,7 @@ def _eyebrow(story: Story) -> str:
     return "  ·  ".join(part for part in (log.title, story.task, seeds, f"{log.steps:,} steps per seed", took, when) if part)
 
 
-def _plain_headline(story: Story) -> str:
+def headline(story: Story) -> str:
     """What was learned, in words; the numbers follow in `_headline`."""
     log, scores = story.log, story.scores
     if not scores:
@@ -113,7 +115,7 @@ def _plain_headline(story: Story) -> str:
     if goal:
         reached = sum(score >= goal.least for score in scores.values())
         if reached == 0:
-            return f"{after} {goal.missed}"
+            return f"{after} {goal.missed}{'' if log.finished else ' yet'}"
         return f"{after} {goal.reached}" + ("" if reached == n else f" in {reached} of {n} seeds")
     what = story.task
     if story.reference and story.untrained and log.learns_from_answers:
@@ -136,7 +138,7 @@ def _plain_headline(story: Story) -> str:
 
 
 def _headline(story: Story) -> str:
-    words = _e(_plain_headline(story))
+    words = _e(headline(story))
     if not story.scores:
         return f"{words}."
     others = []
@@ -175,7 +177,7 @@ def _notes(story: Story) -> str:
         f"Seed {e.get('seed', '?')} stopped learning at step {e['step']:,}: its {e.get('what', 'net')} was no longer finite and was frozen."
         for e in log.of("frozen_member")
     ]
-    notes += [str(e.get("message")) for e in log.of("warning")]
+    notes += [text for e in log.of("warning") if not (text := str(e.get("message"))).startswith(NO_CLIP)]
     if not log.finished:
         notes.append(f"This run is not finished: its log ends at step {log.steps:,}.")
     if not notes:
@@ -192,19 +194,23 @@ def _clips(story: Story) -> str:
     own = sorted(max(by_seed.values(), key=len), key=lambda e: e["step"]) if by_seed else []
     chosen = own if len(own) <= 3 else [own[0], own[len(own) // 2], own[-1]]
     shown, reasons = [], []
+    planned = story.log.config.get("steps")
+    whole = planned if isinstance(planned, int) else story.log.steps
     for event in chosen:
         data, reason = _clip_bytes(story.run, event)
         if data is None:
             reasons.append(reason)
             continue
         step, caption = event["step"], str(event.get("caption") or "")
-        when = "Before" if step <= 0.05 * story.log.steps else "After" if step >= 0.95 * story.log.steps else "During"
+        when = "Before" if step <= 0.05 * whole else "After" if step >= 0.95 * whole else "During"
+        said = caption.removeprefix(when) if caption.startswith(when) else f", step {step:,}. {caption}"
         source = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
         shown.append(
             f'<figure><video src="{source}" autoplay loop muted playsinline controls aria-label="{_e(caption or when)}"></video>'
-            f"<figcaption><b>{when}</b>, step {step:,}. {_e(caption)}</figcaption></figure>"
+            f"<figcaption><b>{when}</b>{_e(said)}</figcaption></figure>"
         )
-    if not events:
+    reasons += [text for e in story.log.of("warning") if (text := str(e.get("message"))).startswith(NO_CLIP)]
+    if not events and not reasons:
         reasons = ["This run recorded no clips."]
     more = len(events) - len(chosen)
     rest = f"<p>{more} more in <code>clips/</code>.</p>" if shown and more else ""
@@ -249,7 +255,7 @@ def _returns(story: Story) -> str:
     if story.untrained:
         levels.append(("untrained", _mean(story.untrained)))
         key.append(_key("untrained", "untrained policy", "dashed"))
-    asked = sorted({e["step"] for e in log.of("session")})
+    asked = sorted({e["step"] for e in log.of("queries") or log.of("session")})
     asked = asked if len(asked) <= SHOWN_SESSIONS else []
     if asked:
         key.append(_key("ink", "answers asked for", "mark"))
@@ -262,7 +268,7 @@ def _returns(story: Story) -> str:
         kind += " Neighboring episodes are averaged."
     drawn = '<p class="missing">No episode of this run ended during training.</p>'
     if curves:
-        described = f"Return over environment steps. {_plain_headline(story)}."
+        described = f"Return over environment steps. {headline(story)}."
         drawn = charts.inline(partial(charts.learning_curves, data), "curves", described, 340, 300)
     rows = [Dots(log.title, "learned", list(story.scores.values()))]
     rows += [Dots(r.name, r.role, list(r.scores.values())) for r in story.references if r.scores]
@@ -297,7 +303,7 @@ def _answers(story: Story) -> str:
     if not labels:
         return ""
     sessions = max(len(x) for x, _ in labels.values())
-    samplers = dict.fromkeys(str(e["sampler"]) for e in log.of("session") if e.get("sampler"))
+    samplers = dict.fromkeys(str(e["sampler"]) for e in [*log.of("queries"), *log.of("session")] if e.get("sampler"))
     chosen = f", the pairs picked by {', then by '.join(samplers)} sampling" if samplers else ""
     height = 360 if quality else 200
     described = "Answers received over environment steps, and how well the reward model fits them."
@@ -369,12 +375,12 @@ def _every_seed(story: Story) -> str:
 
 def _intervals(story: Story) -> str:
     """Interquartile means and who beats whom, from five seeds on."""
-    results = [Result(story.game, story.log.title, s, 0, float(score)) for s, score in story.log.scores().items()]
+    results = [Result(story.task, story.log.title, s, 0, float(score)) for s, score in story.log.scores().items()]
     names = {story.log.title}
     for reference in story.references:
         if reference.name not in names:
             names.add(reference.name)
-            results += [Result(story.game, reference.name, s, 0, float(score)) for s, score in reference.scores.items()]
+            results += [Result(story.task, reference.name, s, 0, float(score)) for s, score in reference.scores.items()]
     said = []
     comparison = compare(results)
     for row in comparison.rows:
@@ -411,14 +417,16 @@ def _details(story: Story) -> str:
     ):
         pairs = _flat(values)
         if pairs:
-            rows = "".join(f"<div><dt>{_e(name)}</dt><dd>{_e(value)}</dd></div>" for name, value in pairs)
+            rows = "".join(f"<div><dt>{_breakable(name)}</dt><dd>{_e(value)}</dd></div>" for name, value in pairs)
             parts.append(f'<details open><summary>{title} <small>{hint}</small></summary><dl class="pairs">{rows}</dl></details>')
     return f"<section><h2>For whoever repeats it</h2>{''.join(parts)}</section>\n" if parts else ""
 
 
 def _footer(story: Story) -> str:
-    resumed = [f"{e['step']:,}" for e in story.log.of("resumed")]
-    again = f" The run was interrupted and resumed at step {', '.join(resumed)}." if resumed else ""
+    again = ""
+    for event in story.log.of("resumed"):
+        restored = "; ".join(str(sentence) for sentence in event.get("restored") or [])
+        again += f" The run was interrupted and went on from step {event['step']:,}{f' ({_e(restored)})' if restored else ''}."
     others = " and those of the runs beside it" if story.references else ""
     source = f"the {len(story.log.events):,} events in <code>{_e(story.log.name)}/{EVENTS}</code>{others}"
     return f"<footer><p>Every number on this page is read from {source}.{again}</p></footer>\n"
@@ -465,8 +473,9 @@ def _duration(seconds: float) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted names and printed values; what the run itself was told comes before the settings of its parts."""
     pairs: list[tuple[str, str]] = []
-    for name, value in values.items():
+    for name, value in sorted(values.items(), key=lambda item: isinstance(item[1], Mapping)):
         if isinstance(value, Mapping) and value:
             pairs += _flat(value, f"{prefix}{name}.")
         else:
@@ -477,6 +486,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def _key(role: str, text: str, shape: str = "") -> str:
     inside = "▲" if shape == "mark" else ""
     return f'<li class="{role}"><i class="{shape}" aria-hidden="true">{inside}</i><span>{_e(text)}</span></li>'
+
+
+def _breakable(name: str) -> str:
+    """A long dotted name may go on in the next line after a dot or an underscore, and only there."""
+    return _e(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def _e(text: str) -> str:

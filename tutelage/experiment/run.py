@@ -1,14 +1,17 @@
 """A run: one state machine from a configuration to a directory that holds everything."""
 
+import contextlib
+import errno
 import fcntl
 import importlib
 import json
 import os
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +22,7 @@ from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
 from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Rollout
 from tutelage.experience.segments import SegmentArchive
-from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
+from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded
 from tutelage.experiment.config import ConfigError, RunConfig, from_json, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog, read_events
@@ -36,7 +39,9 @@ from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
 EVALUATION_SEED = 20_000_000  # far from the seeds of training: what is judged was never trained on
 FILMED_STEPS = 200
 FILMED_RATE = 30
-STATE = {"learner", "rollout", "replay", "returns", "seconds", "spaces"}
+STATE = {"learner", "rollout", "replay", "returns", "seconds", "accuracy", "frozen", "spaces"}
+LEFTOVERS = ("clips/.*.mp4", "segments/*.partial-*")  # of a killed process; whoever writes them renames them when they are whole
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 RETURNS_REMEMBERED = 10  # B-Pref's teachers measure their thresholds by the mean of so many training episodes
 
 
@@ -53,19 +58,26 @@ class Experiment:
         Raises RunError when another process uses `out`, GameError or ConfigError for what cannot be played or learned.
         """
         torch.set_num_threads(config.threads)
-        self._lock = _lock(out)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(_hold(out))
+            self._open(config, out, raters, opened)
+            self._opened = opened.pop_all()
+
+    def _open(self, config: RunConfig, out: Path, raters: Callable[[int], Rater] | None, opened: contextlib.ExitStack) -> None:
+        self._opened = opened
         self._store: Any = None
         self._frozen: dict[str, Tensor] = {}
         self.config, self.out, self._custom_raters = config, out, raters
         self.seeds = [config.seed + i for i in range(config.seeds)]
         game = make(config.game, config.seeds * config.copies)
+        opened.callback(game.close)
         width = flat_width(game.observation_space)
         reset_seeds = [seed_of(seed, f"game/{copy}") % 2**31 for seed in self.seeds for copy in range(config.copies)]
         self.game = game
         game.reset(seed=reset_seeds)
         draws = isinstance(config.algorithm, pebble.Config) and _can_snapshot(game)
         self.rollout = Rollout(game, config.seeds, reset_seeds, config.anchor_every if draws else 0)
-        self.true_reward = _reward_source(config.true_reward)
+        self.true_reward = reward_source(config.true_reward)
         self.returns: list[deque[tuple[float, int]]] = [deque(maxlen=RETURNS_REMEMBERED) for _ in self.seeds]
         self.lesson: Lesson | None = None
         self.learner = self._make_learner(width)
@@ -77,6 +89,9 @@ class Experiment:
         self.accuracy: float | None = None
         """Share of the labels that the reward model agreed with at the last fit."""
         self._evaluation_game: Game | None = None
+        self._ended = False
+        if not (out / EVENTS).exists():  # where there is a log, there is a configuration: `resume` needs both
+            _write_whole(out / "config.json", json.dumps(to_json(config), indent=1))
         self.log = EventLog(out / EVENTS)
 
     def _make_learner(self, width: int) -> sac.SAC | pebble.Pebble:
@@ -90,7 +105,7 @@ class Experiment:
         archive = SegmentArchive(self.out / "segments")
         groups = [f"{self.out.resolve().name}/seed-{seed}" for seed in self.seeds]
         raters = [self._make_rater(i, groups[i], archive) for i in range(len(self.seeds))]
-        self.lesson = Lesson(raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward)
+        self.lesson = Lesson(raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward, config.game)
         return pebble.Pebble(config.algorithm, width, self.game.action_space, spawn("learner"), spawn("reward"), self.lesson, config.device)
 
     def _make_rater(self, index: int, group: str, archive: SegmentArchive) -> Rater:
@@ -115,10 +130,10 @@ class Experiment:
     def store(self) -> Any:
         """The label store of this run, opened when it is first needed."""
         if self._store is None:
-            from tutelage.feedback.store import Store
+            from tutelage.feedback.store import Store, file_url
 
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._store = Store(self.config.store or f"sqlite:///{(self.out / 'feedback.sqlite').resolve()}")
+            self._store = Store(self.config.store or file_url(self.out / "feedback.sqlite"))
+            self._opened.callback(self._store.close)
         return self._store
 
     @property
@@ -137,19 +152,18 @@ class Experiment:
         return self.steps >= self.config.steps
 
     def begin(self) -> None:
-        """Write the configuration and the first events; judge and film the untrained policy."""
-        config = to_json(self.config)
-        (self.out / "config.json").write_text(json.dumps(config, indent=1))
-        self.log.append(
-            "start",
-            0,
-            config=config | {"method": self.method},
-            fingerprint=fingerprint(self.config.device, self.config.threads),
-            seeds=self.seeds,
-        )
-        self.evaluate(policy="untrained")
-        self.film("before")
-        self.save()
+        """Write the first events, judge and film the untrained policy, and save. Raises RunError when the disk is full."""
+        with self._room():
+            self.log.append(
+                "start",
+                0,
+                config=to_json(self.config) | {"method": self.method},
+                fingerprint=fingerprint(self.config.device, self.config.threads),
+                seeds=self.seeds,
+            )
+            self.evaluate(policy="untrained")
+            self.film("before")
+            self.save()
 
     @property
     def label_budget(self) -> int:
@@ -163,7 +177,11 @@ class Experiment:
         return f"{self.config.name}-{algorithm.labels}" if isinstance(algorithm, pebble.Config) else self.config.name
 
     def step(self) -> None:
-        """One environment step of every copy, what is learned from it, and whatever else is due."""
+        """One environment step of every copy, what is learned from it, and whatever else is due. Raises RunError when the disk is full."""
+        with self._room():
+            self._step()
+
+    def _step(self) -> None:
         began = time.perf_counter()
         rollout, replay, config = self.rollout, self.replay, self.config
         random = rollout.steps < self.sac.config.random_steps
@@ -201,10 +219,18 @@ class Experiment:
         if step % self.config.log_every == 0 and metrics:
             for i, seed in enumerate(self.seeds):
                 self.log.append("update", step, seed=seed, **{name: float(value[i]) for name, value in metrics.items()})
-            for what, members in self.sac.frozen().items():
+        if step % self.config.log_every == 0 or self.finished:
+            for what, members in self._frozen_now().items():
                 for i in (members & ~self._frozen.get(what, torch.zeros_like(members))).nonzero().flatten().tolist():
                     self.log.append("frozen_member", step, seed=self.seeds[i], what=what)
-                self._frozen[what] = members.clone()
+                self._frozen[what] = members
+
+    def _frozen_now(self) -> dict[str, Tensor]:
+        """Which seeds have a net that stopped at its last finite weights, by net: `[R]` bool each."""
+        frozen = self.sac.frozen()
+        if isinstance(self.learner, pebble.Pebble):
+            frozen = frozen | {"reward": self.learner.ensemble.optimizer.frozen}
+        return {what: members.cpu().clone() for what, members in frozen.items()}
 
     def _episode_reward(self, seed: int, copy: int, length: int) -> Tensor:
         """Sum over an episode that has just ended of what the learner was paid."""
@@ -228,6 +254,8 @@ class Experiment:
 
     def _game_for_evaluation(self, copies: int) -> Game:
         if self._evaluation_game is None or self._evaluation_game.copies != copies * self.config.seeds:
+            if self._evaluation_game is not None:
+                self._evaluation_game.close()
             self._evaluation_game = make(self.config.game, copies * self.config.seeds)
         return self._evaluation_game
 
@@ -258,6 +286,8 @@ class Experiment:
             "replay": self.replay.state(),
             "returns": [[list(pair) for pair in own] for own in self.returns],
             "seconds": self.seconds,
+            "accuracy": self.accuracy,
+            "frozen": self._frozen,
             "spaces": {"observation": space_to_json(self.game.observation_space), "action": space_to_json(self.game.action_space)},
         }
         return self.checkpoints.save(self.steps, state, self.replay)
@@ -265,55 +295,105 @@ class Experiment:
     def restore(self) -> list[str]:
         """Continue from the newest valid checkpoint; returns what was restored and what was not, in sentences.
 
-        Raises CheckpointError when there is none: a run that cannot be continued is never silently started again.
+        A run that was interrupted before its first checkpoint has lost nothing and begins again. Raises CheckpointError when
+        checkpoints were written and none is valid or fits this run: training is never silently started again.
         """
-        loaded = self.checkpoints.load_newest()
+        for leftover in (path for pattern in LEFTOVERS for path in self.out.glob(pattern)):
+            leftover.unlink(missing_ok=True)
         before = read_events(self.out / EVENTS)
-        state = loaded.state
-        unknown = state.keys() - STATE
-        missing = STATE - state.keys()
-        if unknown or missing:
-            raise CheckpointError(
-                f"the checkpoint at step {loaded.step} has unknown parts {sorted(unknown)} and lacks {sorted(missing)}; "
-                f"this version knows {', '.join(sorted(STATE))}"
-            )
-        self.learner.load(state["learner"])
-        fresh = self.rollout.load(state["rollout"])
-        self.replay.load(state["replay"], loaded.chunks, loaded.slots_per_chunk)
-        for own, saved in zip(self.returns, state["returns"], strict=True):
-            own.extend((float(total), int(length)) for total, length in saved)
-        self.seconds = float(state["seconds"])
-        if self.lesson is not None:
-            self.lesson.heard_before = [
-                {e["step"]: e["cursor"] for e in before if e["event"] == "heard" and e["seed"] == seed and e["step"] > loaded.step}
-                for seed in self.seeds
-            ]
+        if not self.checkpoints.all() and all(event["step"] == 0 for event in before):
+            return self._begin_again()
+        loaded = self.checkpoints.load_newest()
+        with _misfit(loaded.step):
+            fresh = self._load(loaded)
+        self._ended = any(event["event"] == "end" and event["step"] <= loaded.step for event in before)
+        heard = self._hear_again(before, loaded.step)
         sentences = [
             *loaded.passed_over,
             f"restored learner, replay of {len(self.replay):,} steps, generators and game at step {loaded.step:,}",
         ]
         if fresh:
-            reason = state["rollout"]["snapshots"][fresh[0]]["cannot_snapshot"]
-            sentences.append(f"{len(fresh)} copies of the game started a fresh episode: {reason}")
-        self.log.append("resumed", loaded.step, restored=sentences)
+            reason = loaded.state["rollout"]["snapshots"][fresh[0]]["cannot_snapshot"]
+            which = f"copies {', '.join(map(str, fresh))}" if len(fresh) > 1 else f"copy {fresh[0]}"
+            sentences.append(f"{which} of the game started a fresh episode: {reason}")
+        self.log.append("resumed", loaded.step, restored=sentences, **({"heard": heard} if any(heard) else {}))
         return sentences
 
+    def _begin_again(self) -> list[str]:
+        self.log.close()
+        (self.out / EVENTS).unlink()
+        self.log = EventLog(self.out / EVENTS)
+        self.begin()
+        sentences = ["the run was interrupted before its first checkpoint, at step 0, and has begun again"]
+        self.log.append("resumed", 0, restored=sentences)
+        return sentences
+
+    def _load(self, loaded: Loaded) -> list[int]:
+        """Take over a checkpoint; returns the copies of the game that had to start a fresh episode."""
+        state = loaded.state
+        _check_fields(state, STATE, "the checkpoint")
+        for name, own in (("learner", self.learner.state()), ("rollout", self.rollout.state()), ("replay", self.replay.state())):
+            _check_tree(state[name], own, name)
+        self.learner.load(state["learner"])
+        fresh = self.rollout.load(state["rollout"])
+        self.replay.load(state["replay"], loaded.chunks, loaded.slots_per_chunk)
+        self.replay.interrupt(fresh)
+        for own, saved in zip(self.returns, state["returns"], strict=True):
+            own.extend((float(total), int(length)) for total, length in saved)
+        self.seconds, self.accuracy = float(state["seconds"]), state["accuracy"]
+        self._frozen = {what: members.clone() for what, members in state["frozen"].items()}
+        return fresh
+
+    def _hear_again(self, before: list[dict[str, Any]], step: int) -> list[list[list[int]]]:
+        """Let the lesson hear, after `step`, what earlier lives of this run heard there and nothing that was answered since.
+
+        Returns the same for the log, per seed as [step, cursor] pairs: the next life may end before it has heard all of it.
+        """
+        if self.lesson is None:
+            return []
+        lived = max((event["step"] for event in before), default=0)
+        for index, (seed, rater) in enumerate(zip(self.seeds, self.lesson.raters, strict=True)):
+            known: dict[int, int] = {}
+            for event in before:
+                if event["event"] == "resumed" and event.get("heard"):
+                    known |= {at: cursor for at, cursor in event["heard"][index] if at > step}
+                elif event["event"] == "heard" and event["seed"] == seed and event["step"] > step:
+                    known[event["step"]] = event["cursor"]
+            if lived > step and isinstance(rater, StoreRater):
+                # To where the log proves that the run had come: what was not heard by then had not been answered.
+                known.setdefault(max([lived, *known]), max([rater.cursor, *known.values()]))
+            self.lesson.heard_before[index] = known
+        return [sorted([at, cursor] for at, cursor in known.items()) for known in self.lesson.heard_before]
+
     def finish(self) -> None:
-        """The last event; the report and the command line build on it."""
-        self.log.append("end", self.steps, seconds=self.seconds)
-        self.log.sync()
+        """The last event; the report and the command line build on it. A run ends once, however often it is resumed."""
+        with self._room():
+            if not self._ended:
+                self.log.append("end", self.steps, seconds=self.seconds)
+                self._ended = True
+            self.log.sync()
 
     def close(self) -> None:
         """Let go of the directory, the game and the store."""
-        self.log.close()
-        self.game.close()
+        with contextlib.suppress(OSError):  # what the log could not write, it has said when it was asked to
+            self.log.close()
         if self._evaluation_game is not None:
             self._evaluation_game.close()
-        if self._store is not None:
-            self._store.close()
-        os.close(self._lock)
+        self._opened.close()
 
-    def __enter__(self) -> Self:
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise RunError(
+                f"{self.out} could not be written to at step {self.steps:,} ({error.strerror}); "
+                "once there is room, `resume` continues from the newest checkpoint"
+            ) from error
+
+    def __enter__(self) -> "Experiment":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -328,8 +408,8 @@ def _can_snapshot(game: Game) -> bool:
     return True
 
 
-def _reward_source(address: str) -> RewardSource:
-    """Raises ConfigError when the address leads to no function."""
+def reward_source(address: str) -> RewardSource:
+    """The game's reward, or the function at py:module:function. Raises ConfigError when the address leads to none."""
     if address == "game":
         return GameReward()
     scheme, _, rest = address.partition(":")
@@ -343,23 +423,86 @@ def _reward_source(address: str) -> RewardSource:
     return WrittenReward(function)
 
 
-def _lock(out: Path) -> int:
-    """An exclusive hold on the run directory, which ends with this process."""
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+@contextlib.contextmanager
+def _hold(out: Path) -> Iterator[None]:
+    """An exclusive hold on the run directory, which ends with this process. One that fails to start leaves no directory behind."""
+    new = not out.exists()
+    descriptor = _lock(out)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    finally:
         os.close(descriptor)
-        raise RunError(f"{out} is in use by another process; one run has one directory and one process") from None
-    return descriptor
+
+
+def _lock(out: Path) -> int:
+    while True:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(out / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise RunError(f"{out} cannot hold a run: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(out / "lock")):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunError(f"{out} is in use by another process; one run has one directory and one process") from None
+        except FileNotFoundError:
+            pass  # whoever held it failed to start and took the directory away: try once more
+        os.close(descriptor)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _misfit(step: int) -> Iterator[None]:
+    """A checkpoint may be whole and yet another run's: whatever loading it raises becomes one sentence."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the checkpoint at step {step} does not fit this run: {type(error).__name__}: {reason}") from error
+
+
+def _check_fields(given: Any, expected: set[str], where: str) -> None:
+    if not isinstance(given, dict):
+        raise CheckpointError(f"{where} is a {type(given).__name__}; the fields {', '.join(sorted(expected))} were expected")
+    unknown, missing = sorted(given.keys() - expected), sorted(expected - given.keys())
+    if unknown or missing:
+        what = f"an unknown field {unknown[0]!r}" if unknown else f"no field {missing[0]!r}"
+        raise CheckpointError(f"{where} has {what}; this version knows {', '.join(sorted(expected))}")
+
+
+def _check_tree(given: Any, own: Any, where: str) -> None:
+    """The fields of a saved tree are those that this version would save, on every level that has fixed ones."""
+    if isinstance(own, Mapping):
+        _check_fields(given, set(own), where)
+        for name, value in own.items():
+            _check_tree(given[name], value, f"{where}.{name}")
 
 
 def read_config(out: Path) -> RunConfig:
     """The configuration of a run directory. Raises RunError when there is none."""
     try:
         return from_json(json.loads((out / "config.json").read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{out} is no run: it has no config.json") from None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{out / 'config.json'} cannot be read: {error}") from None

@@ -63,7 +63,7 @@ class Log:
 
     @property
     def method(self) -> str:
-        return str(self.config.get("name") or self.name)
+        return str(self.config.get("method") or self.config.get("name") or self.name)
 
     @property
     def title(self) -> str:
@@ -155,9 +155,11 @@ class Story:
             scores = {s: float(y[-1]) for s, (_, y) in lines.items() if len(y)}
             if method not in {name for name, *_ in found}:
                 found.append((method, True, scores, {s: line for s, line in lines.items() if len(line[0]) > 1}))
-        roles = ("reference", "other", "third")
+        found.sort(key=lambda other: not other[1])  # the true reward first: it is what the headline compares with
+        roles = ["reference", "other", *["third"] * len(found)]
         references = [
-            Reference(title_of(name), roles[min(i, 2)], *rest) for i, (name, *rest) in enumerate(sorted(found, key=lambda f: not f[1]))
+            Reference(title_of(name), role, true_reward, scores, curves)
+            for role, (name, true_reward, scores, curves) in zip(roles, found, strict=False)
         ]
         return Story(run, log, references)
 
@@ -212,8 +214,9 @@ def thinned(line: Points) -> Points:
 
 
 def title_of(method: str) -> str:
-    """Acronyms as the field writes them: SAC, PEBBLE; longer names as they are."""
-    return method.upper() if method.isalpha() and len(method) <= 6 else method
+    """Acronyms as the field writes them: SAC, PEBBLE-100; longer names as they are."""
+    name, dash, variant = method.partition("-")
+    return f"{name.upper()}{dash}{variant}" if name.isalpha() and len(name) <= 6 else method
 
 
 def is_number(value: object) -> bool:

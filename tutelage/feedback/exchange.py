@@ -7,7 +7,7 @@ Query and Judgement. Export writes queries beside judgements, so that a file sta
 import codecs
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -73,10 +73,15 @@ def export_labels(store: Store, path: str | Path, group: str | None = None) -> i
 
     Superseded judgements are written too, with those that supersede them: the file is the record, not its summary.
     """
-    path = Path(path)
     head = store.head()
     queries = store.queries(group, until=head)
     rows: list[Row] = [*store.segments([item for query in queries for item in query.items]), *queries, *store.judgements(group, until=head)]
+    return export_rows(rows, path)
+
+
+def export_rows(rows: Sequence[Row], path: str | Path) -> int:
+    """Writes rows, and returns their number. The file appears whole or not at all."""
+    path = Path(path)
     names = {record: name for name, record in TYPES.items()}
     partial = path.with_name(path.name + ".partial")
     try:

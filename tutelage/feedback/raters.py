@@ -77,9 +77,10 @@ TEACHERS: Mapping[str, Teacher] = MappingProxyType(
         "skip": Teacher(skip=0.1),
         "equal": Teacher(equal=0.1),
         "myopic": Teacher(discount=0.9),
+        "coin": Teacher(beta=0.0),
     }
 )
-"""The six of B-Pref, table 1."""
+"""The six of B-Pref, table 1, and one who knows nothing: the control of any experiment with labels."""
 
 
 def teacher_thresholds(teacher: Teacher, mean_return: float, length: int, episode_length: int, session: int) -> tuple[float, float]:

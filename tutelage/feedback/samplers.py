@@ -47,13 +47,13 @@ def k_center(features: Float[Tensor, "*R N F"], count: int, labeled: Float[Tenso
     chosen: list[Tensor] = []
     if labeled is not None and labeled.shape[-2] > 0:
         _check_finite(labeled, "features of labeled pairs")
-        distance = _distance(features, labeled).amin(-1)
+        distance = _distance_to_nearest(features, labeled)
     else:
         distance = torch.full(features.shape[:-1], torch.inf, dtype=features.dtype, device=features.device)
     for _ in range(count):
         center = distance.argmax(-1, keepdim=True)  # the first of equals
         chosen.append(center)
-        distance = torch.minimum(distance, _distance(features, features.take_along_dim(center.unsqueeze(-1), -2)).squeeze(-1))
+        distance = torch.minimum(distance, (features - features.take_along_dim(center.unsqueeze(-1), -2)).norm(dim=-1))
         # Below every distance: where many candidates coincide all distances are 0, and still none may be chosen twice.
         distance = distance.scatter(-1, torch.cat(chosen, -1), -1.0)
     return torch.cat(chosen, -1) if chosen else torch.zeros(*features.shape[:-2], 0, dtype=torch.int64, device=features.device)
@@ -123,9 +123,13 @@ def _k_center_of_top_half(
     return half.take_along_dim(inside, -1)
 
 
-def _distance(a: Float[Tensor, "*R N F"], b: Float[Tensor, "*R M F"]) -> Float[Tensor, "*R N M"]:
-    # Through a matrix product a candidate equal to a labeled pair would lie at rounding distance from it, and could be chosen.
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+def _distance_to_nearest(features: Float[Tensor, "*R N F"], labeled: Float[Tensor, "*R M F"]) -> Float[Tensor, "*R N"]:
+    # Which one is nearest comes from one matrix product; how far it is, from differences: of |a|^2 + |b|^2 - 2ab only rounding
+    # would be left where a candidate is a copy of a labeled pair, and the copy could be asked about again.
+    center = labeled.mean(-2, keepdim=True)
+    a, b = features - center, labeled - center
+    nearest = (b.square().sum(-1).unsqueeze(-2) - 2.0 * a @ b.mT).argmin(-1, keepdim=True)
+    return (features - labeled.take_along_dim(nearest, -2)).norm(dim=-1)
 
 
 def _check_count(candidates: int, count: int) -> None:

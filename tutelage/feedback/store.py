@@ -85,13 +85,18 @@ class StoreError(FeedbackError):
     """The store refuses, or its database does; one sentence: what was given, what was expected, where."""
 
 
+def file_url(path: Path) -> sa.URL:
+    """The URL of a SQLite store in a file, whatever characters its path has."""
+    return sa.URL.create("sqlite", database=str(path.resolve()))
+
+
 class Store:
     """Queries, judgements and the places of segments, by SQLAlchemy URL (`sqlite:///runs/a/feedback.sqlite`).
 
     Threads and processes may share one database; after a fork open another Store.
     """
 
-    def __init__(self, url: str, create: bool = True, patience: float = 30.0) -> None:
+    def __init__(self, url: str | sa.URL, create: bool = True, patience: float = 30.0) -> None:
         """Opens the database and migrates it to this version's tables.
 
         create: False refuses a database that is not yet a store. patience: seconds to wait for another writer.
@@ -153,6 +158,7 @@ class Store:
         return self._read(Judgement, sa.select(JUDGEMENTS).join(QUERIES), group, after, until)
 
     def close(self) -> None:
+        """Lets go of the database; the last one to close a SQLite store folds its log into the file."""
         self.engine.dispose()
 
     def __enter__(self) -> "Store":

@@ -92,7 +92,7 @@ class _Edge:
         """Copies of the action's leaves [B, ...] as the simulator types and counts them. Raises GameError."""
         try:
             tensors: list[Any] = nested.leaf_values(self.action_space, actions)
-        except (LookupError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise GameError(f"{self._name} was given an action that is not built like {self.action_space}") from error
         arrays: list[np.ndarray] = []
         for tensor, (leaf, shape, dtype, start) in zip(tensors, self._action_leaves, strict=True):
@@ -104,10 +104,10 @@ class _Edge:
                 self._check_integers(leaf, array)
             # A copy: environments may keep the action they were given, and the caller may reuse its memory.
             array = array.astype(dtype)
-            arrays.append(array + start if start else array)
+            arrays.append(array if start is None else array + start)
         return arrays
 
-    def rows(self, actions: Nested) -> Sequence[Any]:
+    def rows(self, actions: Nested) -> Sequence[Any] | np.ndarray:
         """One action per copy, as a single environment takes it. Raises GameError."""
         arrays: list[Any] = [
             array.tolist() if isinstance(leaf, Discrete) else array
@@ -128,7 +128,7 @@ class _Edge:
         """The leaves [B, ...] of a vector environment's observations, copied and in our types."""
         leaves = nested.leaf_values(self.observation_space, observations)
         return [
-            np.array(leaf - start if start else leaf, dtype)
+            np.array(leaf if start is None else leaf - start, dtype)
             for leaf, (_, dtype, start) in zip(leaves, self._observation_leaves, strict=True)
         ]
 
@@ -144,7 +144,7 @@ class _Edge:
         stacked = np.empty((len(values), *shape), dtype)
         for b, value in enumerate(values):
             stacked[b] = value
-        if start:
+        if start is not None:
             stacked -= start
         return torch.as_tensor(stacked)
 

@@ -5,8 +5,8 @@ space: tuples by position, dicts by sorted name.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -62,11 +62,17 @@ def leaf_spaces(space: Space) -> list[LeafSpace]:
 
 
 def leaf_values(space: Space, value: Any) -> list[Any]:
-    """As `leaves`, for a tree whose leaves are numpy arrays or numbers, as simulators give them."""
+    """As `leaves`, for a tree whose leaves may also be arrays or numbers. TypeError, KeyError or ValueError for another structure."""
     if isinstance(space, TupleSpace):
-        return [leaf for child, branch in zip(space.spaces, value, strict=True) for leaf in leaf_values(child, branch)]
+        if not isinstance(value, tuple | list):
+            raise TypeError(f"{len(space.spaces)} entries in a tuple are expected, not {type(value).__name__}")
+        branches = cast("Sequence[Any]", value)
+        return [leaf for child, branch in zip(space.spaces, branches, strict=True) for leaf in leaf_values(child, branch)]
     if isinstance(space, DictSpace):
-        return [leaf for name, child in sorted(space.spaces) for leaf in leaf_values(child, value[name])]
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{len(space.spaces)} entries in a dict are expected, not {type(value).__name__}")
+        named = cast("Mapping[str, Any]", value)
+        return [leaf for name, child in sorted(space.spaces) for leaf in leaf_values(child, named[name])]
     return [value]
 
 

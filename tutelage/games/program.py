@@ -56,6 +56,9 @@ def _load_class(module_name: str, class_name: str, address: str) -> type[Any]:
 
 
 def _make_own(kind: type[Game], copies: int, options: dict[str, Any], address: str) -> Game:
+    missing: list[str] = sorted(getattr(kind, "__abstractmethods__", ()))
+    if missing:
+        raise GameError(f"{address} cannot be played: it does not define {' and '.join(missing)}")
     game = kind(copies=copies, **options)  # type: ignore[call-arg]  # the constructor is the subclass's own
     for field in ("observation_space", "action_space", "copies"):
         if not hasattr(game, field):

@@ -143,7 +143,7 @@ def unpack(value: Any) -> Any:
     [(kind, content)] = cast("dict[str, Any]", value).items()
     if kind == "tuple":
         return tuple(unpack(entry) for entry in content)
-    array: np.ndarray = np.array(content)
+    array: np.ndarray = torch.as_tensor(content).numpy().copy()
     return array if kind == "array" else array[()]
 
 

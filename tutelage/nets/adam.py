@@ -33,7 +33,6 @@ class StackedAdam:
         device = parameters.flat.device
         self.steps = torch.zeros(parameters.members, device=device)
         self.frozen = torch.zeros(parameters.members, dtype=torch.bool, device=device)
-        self._even = True  # every member has taken the same steps at the same rate: one fused call serves them all
 
     def step(self, gradient: Tensor, active: Tensor | None = None) -> None:
         """Move the weights in place.
@@ -41,44 +40,45 @@ class StackedAdam:
         gradient: flat, in the layout of the parameters. active: `[R]` bool, the members that move (None: all).
         """
         moving = ~self.frozen if active is None else active & ~self.frozen
-        # The sum of the gradient is finite when the gradient is (short of overflow): one cheap pass instead of a test of each entry.
-        if not torch.isfinite(gradient.sum()):
-            bad = ~self.parameters.finite_members(gradient)
+        # One cheap pass instead of a test of each entry. Squares, because one that overflows would stop the second moment for ever.
+        if not torch.isfinite(gradient.dot(gradient)):
+            bad = moving & ~self.parameters.finite_members(gradient.square())
             self.frozen |= bad
             moving = moving & ~bad
         if self.max_grad_norm is not None:
             gradient = self._clipped(gradient, self.max_grad_norm)
-        if self._even and not isinstance(self.learning_rate, Tensor) and bool(moving.all()):
-            self._step_all(gradient, self.learning_rate)
-        elif bool(moving.any()):
-            self._even = False
-            self._step_some(gradient, moving)
+        paces = self._paces(moving)
+        if [len(members) for members in paces.values()] == [self.parameters.members]:
+            [(count, learning_rate)] = paces
+            self._move(self.parameters.flat, self.first_moment, self.second_moment, gradient, count, learning_rate)
+        else:
+            # All members are moved, of copies, and those that were meant are copied back: only so has a member the same bits whatever
+            # becomes of the others, because the last bit of an entry depends on where in a tensor it lies.
+            for (count, learning_rate), members in paces.items():
+                ours = (self.parameters.flat, self.first_moment, self.second_moment)
+                weights, first, second = (x.clone() for x in ours)
+                self._move(weights, first, second, gradient, count, learning_rate)
+                chosen = torch.tensor(members, device=gradient.device)
+                for source, target in zip((weights, first, second), ours, strict=True):
+                    self.parameters.copy_members(source, target, chosen)
+        self.steps += moving
 
-    def _step_all(self, gradient: Tensor, learning_rate: float) -> None:
-        count = self.steps[:1].clone()
+    def _paces(self, moving: Tensor) -> dict[tuple[float, float], list[int]]:
+        """Moving members by step count and learning rate."""
+        counts, chosen = self.steps.tolist(), moving.tolist()
+        rates = self.learning_rate.tolist() if isinstance(self.learning_rate, Tensor) else [self.learning_rate] * len(counts)
+        paces: dict[tuple[float, float], list[int]] = {}
+        for member, pace in enumerate(zip(counts, rates, strict=True)):
+            if chosen[member]:
+                paces.setdefault(pace, []).append(member)
+        return paces
+
+    def _move(self, weights: Tensor, first: Tensor, second: Tensor, gradient: Tensor, count: float, learning_rate: float) -> None:
         adam(
-            [self.parameters.flat], [gradient], [self.first_moment], [self.second_moment], [], [count.view(())],
+            [weights], [gradient], [first], [second], [], [torch.tensor(count, device=weights.device)],
             fused=True, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=learning_rate, weight_decay=self.weight_decay,
             eps=self.epsilon, maximize=False, foreach=False, capturable=False, differentiable=False, decoupled_weight_decay=True,
         )  # fmt: skip
-        self.steps += 1.0
-
-    def _step_some(self, gradient: Tensor, moving: Tensor) -> None:
-        self.steps += moving
-        beta1, beta2 = self.betas
-        rate = torch.as_tensor(self.learning_rate, device=gradient.device).expand(self.parameters.members)
-        split = self.parameters.split
-        views = zip(*(split(x).values() for x in (self.parameters.flat, gradient, self.first_moment, self.second_moment)), strict=True)
-        for weight, grad, first, second in views:
-            shape = (-1,) + (1,) * (weight.dim() - 1)
-            count = self.steps[moving].view(shape)
-            g = grad[moving]
-            m = beta1 * first[moving] + (1.0 - beta1) * g
-            v = beta2 * second[moving] + (1.0 - beta2) * g * g
-            step = (m / (1.0 - beta1**count)) / ((v / (1.0 - beta2**count)).sqrt() + self.epsilon)
-            lr = rate[moving].view(shape)
-            weight[moving] = weight[moving] * (1.0 - lr * self.weight_decay) - lr * step
-            first[moving], second[moving] = m, v
 
     def _clipped(self, gradient: Tensor, max_norm: float) -> Tensor:
         views = self.parameters.split(gradient)
@@ -93,20 +93,17 @@ class StackedAdam:
         self.parameters.copy_members(zero, self.first_moment, chosen)
         self.parameters.copy_members(zero, self.second_moment, chosen)
         self.steps[chosen] = 0.0
-        self._even = bool((self.steps == self.steps[0]).all())
 
     def state(self) -> dict[str, Tensor]:
-        """Moments, counts, who is frozen, and which of the two arithmetics is in use (they differ in the last bits)."""
+        """Moments, counts and who is frozen."""
         return {
             "first_moment": self.first_moment,
             "second_moment": self.second_moment,
             "steps": self.steps,
             "frozen": self.frozen,
-            "even": torch.tensor(self._even),
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
         for name in ("first_moment", "second_moment", "steps", "frozen"):
             getattr(self, name).copy_(state[name])
-        self._even = bool(state["even"])

@@ -37,7 +37,7 @@ class Parameters:
         return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
     def copy_members(self, source: Tensor, target: Tensor, chosen: Tensor) -> None:
-        """Copy the members that `chosen` `[R]` marks from one flat tensor of this layout into another, in place."""
+        """Copy the members that `chosen` marks (`[R]` bool) or lists from one flat tensor of this layout into another, in place."""
         for theirs, ours in zip(self.split(source).values(), self.split(target).values(), strict=True):
             ours[chosen] = theirs[chosen]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from tutelage.equations.preferences import bradley_terry_loss, preference_logit
@@ -18,9 +18,13 @@ from tutelage.nets.mlp import MLP
 from tutelage.nets.parameters import Parameters
 from tutelage.rewards.source import RewardSource
 
+PIECE = 512  # transitions per member that go through the nets at once on CPU
+
 
 @dataclass(frozen=True)
 class Config:
+    """Settings of the ensemble."""
+
     members: int = 3
     """Nets in the ensemble (Christiano: 3; PEBBLE: 3)."""
     hidden: tuple[int, ...] = (256, 256, 256)
@@ -89,7 +93,8 @@ class RewardEnsemble(RewardSource):
         self.input_std = torch.ones(R, 1, width, device=device)
         self.output_mean = torch.zeros(R, E, 1, device=device)
         self.output_std = torch.ones(R, E, 1, device=device)
-        self.fits = 0
+        self.fits = torch.zeros(R, dtype=torch.int64)
+        """Fits to which a seed had labels."""
 
     def member_rewards(
         self, observation: Float[Tensor, "R *n D"], action: Float[Tensor, "R *n A"], weights: dict[str, Tensor] | None = None
@@ -97,9 +102,11 @@ class RewardEnsemble(RewardSource):
         """The raw output of every member, before normalization."""
         x = self._inputs(observation, action)
         flat = x.view(len(x), 1, -1, x.shape[-1]).expand(-1, self.config.members, -1, -1)
-        return self._forward(self.parameters.weights if weights is None else weights, flat).view(
-            len(x), self.config.members, *x.shape[1:-1]
-        )
+        weights = self.parameters.weights if weights is None else weights
+        # On CPU in pieces whose activations stay in the cache: 1.7 times faster than at once (and with a gradient no slower).
+        pieces = flat.split(PIECE, 2) if self.device.type == "cpu" else (flat,)
+        output = torch.cat([self._forward(weights, piece) for piece in pieces], -1)
+        return output.view(len(x), self.config.members, *x.shape[1:-1])
 
     def _inputs(self, observation: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([observation, action], -1).to(self.device)
@@ -125,21 +132,34 @@ class RewardEnsemble(RewardSource):
         return preference_logit(self.member_rewards(*left), self.member_rewards(*right))
 
     @torch.no_grad()
-    def measure_inputs(self, observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"]) -> None:
-        """Take the moments of the inputs, when the config asks for standardized inputs."""
+    def measure_inputs(
+        self, observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"], chosen: Bool[Tensor, "R"] | None = None
+    ) -> None:
+        """Take the moments of the inputs of the chosen seeds (None: all), when the config asks for standardized inputs."""
         if self.config.standardize_inputs:
+            kept = self._marked(chosen)
             x = torch.cat([observation, action], -1).to(self.device)
-            self.input_mean = x.mean(1, keepdim=True)
-            self.input_std = x.std(1, keepdim=True).clamp(min=1e-6)
+            self.input_mean[kept] = x.mean(1, keepdim=True)[kept]
+            self.input_std[kept] = x.std(1, keepdim=True).clamp(min=1e-6)[kept]
 
     @torch.no_grad()
-    def measure_outputs(self, observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"], chunk: int = 8192) -> None:
-        """Take each member's moments over what was experienced, when the config asks for a target deviation."""
+    def measure_outputs(
+        self,
+        observation: Float[Tensor, "R N D"],
+        action: Float[Tensor, "R N A"],
+        chosen: Bool[Tensor, "R"] | None = None,
+        chunk: int = 8192,
+    ) -> None:
+        """Take the moments of each member of the chosen seeds (None: all) over what was experienced, for a target deviation."""
         if self.config.target_std is not None:
+            kept = self._marked(chosen)
             pieces = zip(observation.split(chunk, 1), action.split(chunk, 1), strict=True)
             outputs = torch.cat([self.member_rewards(o, a) for o, a in pieces], -1)
-            self.output_mean = outputs.mean(-1, keepdim=True)
-            self.output_std = outputs.std(-1, keepdim=True).clamp(min=1e-6) / self.config.target_std
+            self.output_mean[kept] = outputs.mean(-1, keepdim=True)[kept]
+            self.output_std[kept] = outputs.std(-1, keepdim=True).clamp(min=1e-6)[kept] / self.config.target_std
+
+    def _marked(self, chosen: Tensor | None) -> Tensor:
+        return (torch.ones(len(self.fits), dtype=torch.bool) if chosen is None else chosen).to(self.device)
 
     def fit(
         self,
@@ -156,23 +176,23 @@ class RewardEnsemble(RewardSource):
         x = torch.stack([self._inputs(*left), self._inputs(*right)], 2)  # [R, N, 2, H, width]
         label, weight = label.to(self.device), weight.to(self.device)
         usable = [row.nonzero().flatten() for row in weight.cpu()]
-        budgets = [self._budget(len(rows)) for rows in usable]
+        budgets = [self._budget(len(rows), int(fits)) for rows, fits in zip(usable, self.fits, strict=True)]
         streams = [self._orders(rows, budget, g) for rows, budget, g in zip(usable, budgets, self.generators, strict=True)]
         R, E, batch_size = len(x), self.config.members, self.config.batch_size
         seeds = torch.arange(R, device=self.device)[:, None, None]
+        # What stands in for padding: a label that counts, since an infinity or a NaN times weight 0 would not be 0.
+        spare = torch.tensor([int(rows[0]) if len(rows) else 0 for rows in usable], device=self.device)[:, None, None]
         active = torch.tensor([budget > 0 for budget in budgets])
         history: list[list[tuple[float, float, float]]] = [[] for _ in range(R)]
         for step in range(max(budgets)):
             if not active.any():
                 break
             index = torch.stack([s[step % len(s)] for s in streams]).to(self.device)  # [R, E, batch]; -1 pads
-            here = index.clamp(min=0)
+            here = torch.where(index >= 0, index, spare)
             y, w = label[seeds, here], weight[seeds, here] * (index >= 0)
             chosen = x[seeds, here].view(R, E, batch_size * 2 * x.shape[3], -1)
             rewards = self._forward(self.parameters.leaves, chosen).view(R, E, batch_size, 2, -1)
-            loss = preference_loss(
-                rewards[..., 0, :], rewards[..., 1, :], y, w, self.config.rater_error, self.config.label_smoothing
-            )
+            loss = preference_loss(rewards[..., 0, :], rewards[..., 1, :], y, w, self.config.rater_error, self.config.label_smoothing)
             gradients = torch.autograd.grad(loss.sum(), list(self.parameters.leaves.values()))
             self.optimizer.step(self.parameters.gather(gradients), active.to(self.device))
             with torch.no_grad():
@@ -185,7 +205,7 @@ class RewardEnsemble(RewardSource):
                 _, accuracy = self._recent(history[seed], passes)
                 done = step + 1 >= self.config.min_steps and step + 1 >= passes and accuracy > self.config.target_accuracy
                 active[seed] = not done and step + 1 < budgets[seed]
-        self.fits += 1
+        self.fits += torch.tensor([len(rows) > 0 for rows in usable])
         recent = [self._recent(rows, -(-len(u) // batch_size)) for rows, u in zip(history, usable, strict=True)]
         return {
             "loss": torch.tensor([loss for loss, _ in recent]),
@@ -202,9 +222,9 @@ class RewardEnsemble(RewardSource):
         counted = sum(row[2] for row in rows)
         return sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / counted if counted else float("nan")
 
-    def _budget(self, labels: int) -> int:
-        """Gradient steps that this session may take at most."""
-        cap = self.config.first_max_steps if self.fits == 0 and self.config.first_max_steps is not None else self.config.max_steps
+    def _budget(self, labels: int, fits: int) -> int:
+        """Gradient steps that a session may take at most after so many earlier ones."""
+        cap = self.config.first_max_steps if fits == 0 and self.config.first_max_steps is not None else self.config.max_steps
         steps = self.config.epochs * -(-labels // self.config.batch_size)
         return steps if cap is None else min(steps, cap)
 
@@ -222,7 +242,7 @@ class RewardEnsemble(RewardSource):
         return padded.view(self.config.members, passes * per_pass, size).transpose(0, 1)
 
     def state(self) -> dict[str, Any]:
-        """Weights, moments, generators and the number of fits."""
+        """Weights, moments, generators and the numbers of fits."""
         return {
             "weights": self.parameters.flat,
             "optimizer": self.optimizer.state(),
@@ -239,7 +259,7 @@ class RewardEnsemble(RewardSource):
         self.parameters.flat.copy_(state["weights"])
         self.optimizer.load(state["optimizer"])
         for name in ("input_mean", "input_std", "output_mean", "output_std"):
-            setattr(self, name, state[name].clone())
+            getattr(self, name).copy_(state[name])
         for generator, saved in zip(self.generators, state["generators"], strict=True):
             generator.set_state(saved)
-        self.fits = int(state["fits"])
+        self.fits.copy_(torch.as_tensor(state["fits"]))

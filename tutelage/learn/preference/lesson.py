@@ -16,7 +16,7 @@ from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Anchor
 from tutelage.experience.segments import SegmentArchive, cut
 from tutelage.experience.trajectory import Segments
-from tutelage.feedback.query import Judgement, Query, from_row, label_of, new_query, to_row
+from tutelage.feedback.query import Judgement, Query, SegmentRecord, from_row, label_of, new_query, to_row
 from tutelage.feedback.raters import Rater, StoreRater
 from tutelage.feedback.samplers import SAMPLERS
 from tutelage.rewards.learned import RewardEnsemble
@@ -51,10 +51,12 @@ class Lesson:
         archive: SegmentArchive,
         anchors: Sequence[Sequence[Anchor]],
         true_reward: RewardSource,
+        game: str,
     ) -> None:
-        """anchors: the rollout's, to draw clips from later. true_reward: what a scripted teacher goes by; it is kept with each clip and shown to nobody who learns."""
+        """anchors: the rollout's, to draw clips from later. true_reward: what a scripted teacher goes by; it is kept with each
+        clip and shown to nobody who learns. game: its address, for whoever draws the clips."""
         self.raters, self.groups, self.generators = list(raters), list(groups), list(generators)
-        self.archive, self.anchors, self.true_reward = archive, anchors, true_reward
+        self.archive, self.anchors, self.true_reward, self.game = archive, anchors, true_reward, game
         self.queries: list[dict[str, Query]] = [{} for _ in raters]
         self.judgements: list[dict[str, Judgement]] = [{} for _ in raters]
         """What counts now: superseded judgements are gone."""
@@ -109,7 +111,11 @@ class Lesson:
         for number in chosen.tolist():
             items = [self.archive.put(cut(replay, self.anchors, side, seed, number, length)) for side in pairs]
             queries.append(new_query("pair", items, self.groups[seed], sampler, replay.steps, self.asked[seed] + len(queries)))
-        self.raters[seed].submit(queries)
+        rater = self.raters[seed]
+        if isinstance(rater, StoreRater):  # others will want to draw the clips
+            items = dict.fromkeys(item for query in queries for item in query.items)
+            rater.store.add([SegmentRecord(item, f"{self.archive.directory.name}/{item}.safetensors", self.game, length) for item in items])
+        rater.submit(queries)
         self.queries[seed].update({query.id: query for query in queries})
         self.events.append({"event": "queries", "seed": seed, "step": replay.steps, "queries": self.asked[seed], "sampler": sampler})
 
@@ -132,13 +138,13 @@ class Lesson:
     def _poll(self, seed: int, rater: Rater, step: int) -> list[Judgement]:
         if not isinstance(rater, StoreRater):
             return rater.poll()
-        before, known = rater.cursor, self.heard_before[seed]
+        known = self.heard_before[seed]
         if known and step <= max(known):  # a stretch that was lived through before the interruption: hear the same again
             judgements = rater.poll(until=known[step]) if step in known else []
         else:
             judgements = rater.poll()
-        if rater.cursor != before:
-            self.events.append({"event": "heard", "seed": seed, "step": step, "cursor": rater.cursor, "answers": len(judgements)})
+        # Also when there was nothing: a resumed run must not hear at this step what was answered since.
+        self.events.append({"event": "heard", "seed": seed, "step": step, "cursor": rater.cursor, "answers": len(judgements)})
         return judgements
 
     def comparisons(self, ready: Bool[Tensor, "R"]) -> Comparisons | None:

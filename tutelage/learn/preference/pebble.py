@@ -33,6 +33,8 @@ from tutelage.rewards.source import RewardSource
 
 @dataclass(frozen=True)
 class Config:
+    """Settings of PEBBLE."""
+
     labels: int = 1_000
     """Answers to ask for in all; "can't tell" is paid for too (B-Pref: 500 or 1,000 on walker-walk)."""
     session_labels: int = 100
@@ -108,7 +110,7 @@ class Pebble(RewardSource):
         """State entropy, or the learned reward; never the game's."""
         if self.learned.all():
             return self.ensemble.reward(observation, action)
-        entropy = self.entropy.reward(observation, action, game_reward)
+        entropy = self.entropy.reward(observation, action, game_reward).to(self.ensemble.device)
         if not self.learned.any():
             return entropy
         return torch.where(self.learned[:, None].to(entropy.device), self.ensemble.reward(observation, action), entropy)
@@ -116,9 +118,9 @@ class Pebble(RewardSource):
     def update(self, replay: Replay) -> dict[str, Tensor]:
         """Whatever is due after an environment step; metrics `[R]`."""
         step, config = replay.steps, self.config
-        if not self.learned.all() and step >= config.sac.random_steps and step % config.entropy_every == 0:
-            self.entropy.refresh(replay.observations())
-            self._relabel(replay)
+        explored = step - config.sac.random_steps
+        if not self.learned.all() and explored >= 0 and explored % config.entropy_every == 0:
+            replay.pay(self.entropy.refresh(replay.observations()), ~self.learned)
         session = step >= self.next_session
         if session:
             self.next_session = step + config.session_every
@@ -149,21 +151,19 @@ class Pebble(RewardSource):
 
     def _fit(self, replay: Replay, ready: Bool[Tensor, "R"], comparisons: Comparisons) -> None:
         """Fit the ensembles of the ready seeds, relabel all memory, and start critics afresh the first time."""
-        if not self.learned.any():
-            self.ensemble.measure_inputs(replay.observations(), replay.actions())
-        fitted = self.ensemble.fit(comparisons.side(0), comparisons.side(1), comparisons.label, comparisons.weight)
-        self.ensemble.measure_outputs(replay.observations(), replay.actions())
+        ready = ready & (comparisons.weight > 0).any(-1)  # a seed that heard only "unknown" has nothing to learn from
         fresh = ready & ~self.learned
+        if fresh.any():
+            self.ensemble.measure_inputs(replay.observations(), replay.actions(), fresh)
+        fitted = self.ensemble.fit(comparisons.side(0), comparisons.side(1), comparisons.label, comparisons.weight)
+        self.ensemble.measure_outputs(replay.observations(), replay.actions(), ready)
         self.learned |= ready
-        self._relabel(replay)
+        replay.relabel(self.ensemble.reward, chosen=ready)
         if fresh.any() and self.config.reset_critic:
             self.sac.reset_critic(fresh)
             for _ in range(self.config.updates_after_reset):
                 self.sac.update(replay)
         self.lesson.report(ready, comparisons, self.ensemble, fitted, replay.steps)
-
-    def _relabel(self, replay: Replay) -> None:
-        replay.relabel(lambda observation, action: self.reward(observation, action, torch.zeros(observation.shape[:-1])))
 
     def state(self) -> dict[str, Any]:
         """Learner, ensemble, reference states, lesson and schedule."""

@@ -8,6 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    """From an empty database."""
     commits = op.create_table(
         "commits",
         sa.Column("id", sa.Integer, primary_key=True),

@@ -1,0 +1,6 @@
+"""What `tutelage list` shows of the recipes: the command and what it reproduces."""
+
+RECIPES = [
+    "python -m tutelage.recipes.pendulum          labels, flips, coins and a lesson of one's own on Pendulum-v1",
+    "python -m tutelage.recipes.pebble_control    PEBBLE beside SAC on walker-walk and HalfCheetah (B-Pref)",
+]
