@@ -133,7 +133,7 @@ class Worker:
 
     def __init__(self, command: Sequence[str], threads: int) -> None:
         """Returns when it has warmed up. Raises RuntimeError with its last words when it ends before."""
-        self.threads, self._errors = threads, tempfile.TemporaryFile("w+")
+        self.threads, self._errors = threads, tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by close()
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent)}
         self._process = subprocess.Popen(
             [*command, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
@@ -165,7 +165,7 @@ def fastest(command: Sequence[str], threads: Sequence[int], count: int) -> Worke
     """The worker with the best number of threads; the others are closed."""
     workers = [Worker(command, n) for n in threads]
     if len(workers) > 1:
-        turns = [[worker.seconds(count) for worker in workers] for _ in range(3)]
+        turns = [[worker.seconds(count) for worker in workers] for _ in range(2)]
         best = [min(own) for own in zip(*turns, strict=True)]
         workers.sort(key=lambda worker: best[threads.index(worker.threads)])
     for worker in workers[1:]:
@@ -197,12 +197,10 @@ def measure(name: str, rounds: int, threads: Sequence[int], console: Console) ->
     for (library, variant), own in seconds.items():
         per_unit = median(own)
         ratio = median(a / b for a, b in zip(seconds[work.peers[0], "default"], own, strict=True)) if work.peers else None
-        rows.append(
-            Row(
-                name, library, variant, round(1.0 / per_unit if work.rate else per_unit, 3), work.unit, None if ratio is None else round(ratio, 3),
-                workers[library, variant].threads, round(gflops, 1), round(work.flops / per_unit / 1e9 / gflops, 3),
-            )
-        )  # fmt: skip
+        value = round(1.0 / per_unit if work.rate else per_unit, 3)
+        share = round(work.flops / per_unit / 1e9 / gflops, 3)
+        ratio = None if ratio is None else round(ratio, 3)
+        rows.append(Row(name, library, variant, value, work.unit, ratio, workers[library, variant].threads, round(gflops, 1), share))
     for worker in (matrix, *workers.values()):
         worker.close()
     return rows
@@ -228,7 +226,9 @@ def verdicts(name: str, rows: Sequence[Row]) -> list[tuple[str, bool]]:
     for target in MEASURES[name].targets:
         row = by[OURS, target.variant]
         if target.kind == "share":
-            found.append((f"{target.variant}: {row.share_of_limit} of the limit, {target.bound} wanted", (row.share_of_limit or 0.0) >= target.bound))
+            found.append(
+                (f"{target.variant}: {row.share_of_limit} of the limit, {target.bound} wanted", (row.share_of_limit or 0.0) >= target.bound)
+            )
             continue
         ratio = (row.ratio or 0.0) / (by[target.than, "default"].ratio or 1.0)
         found.append((f"{target.variant}: {ratio:.2f} times {target.than}, {target.bound} wanted", ratio >= target.bound))
@@ -238,25 +238,26 @@ def verdicts(name: str, rows: Sequence[Row]) -> list[tuple[str, bool]]:
 def main() -> None:
     """Measure, print, and add the rows to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[*MEASURES, "help"], default=[*MEASURES, "help"], help="measures to take (default: all)")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*MEASURES, "help"], default=[*MEASURES, "help"], help="measures to take (default: all)"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each library (default: 7)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to choose from (default: 1 2)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON lines to append to (default: benchmarks/results/speed.jsonl)")
     options = parser.parse_args()
-    console, rows = Console(), []
+    console = Console()
+    options.results.parent.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        taken = measure_help(options.rounds) if name == "help" else measure(name, options.rounds, options.threads, console)
-        rows += taken
+        rows = measure_help(options.rounds) if name == "help" else measure(name, options.rounds, options.threads, console)
+        with options.results.open("a") as file:
+            file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
         table = Table("library", "variant", "value", "ratio", "threads", "share of limit", title=name)
-        for row in taken:
+        for row in rows:
             cells = (row.ratio, row.threads, row.share_of_limit)
             table.add_row(row.library, row.variant, f"{row.value:g} {row.unit}", *("" if cell is None else f"{cell:g}" for cell in cells))
         console.print(table)
-        for sentence, met in verdicts(name, taken):
+        for sentence, met in verdicts(name, rows):
             console.print(f"{'met' if met else 'MISSED'}: {sentence}", highlight=False)
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a") as file:
-        file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

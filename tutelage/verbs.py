@@ -28,12 +28,14 @@ def train(arguments: list[str]) -> int:
     """train NAME --game ADDRESS ...: every field of the run and of the algorithm is a flag."""
     names = ", ".join(ALGORITHMS)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: tutelage train NAME --game ADDRESS --steps N [options]\n\nNAME is one of: {names}\n`tutelage train NAME --help` shows its options.")
+        print(
+            f"usage: tutelage train NAME --game ADDRESS --steps N [options]\n\nNAME is one of: {names}\n`tutelage train NAME --help` shows its options."
+        )
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in ALGORITHMS:
         raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(name, ALGORITHMS)}? Known are {names}")
-    given = tyro.cli(_train_options(ALGORITHMS[name]), prog=f"tutelage train {name}", args=rest, description=ALGORITHMS[name].__doc__ or "")
+    given = tyro.cli(train_options(ALGORITHMS[name]), prog=f"tutelage train {name}", args=rest, description=ALGORITHMS[name].__doc__ or "")
     values = {field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)}
     config = RunConfig(**values)
     from tutelage.experiment.train import train as run
@@ -42,7 +44,7 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def _train_options(algorithm: type) -> type:
+def train_options(algorithm: type) -> type:
     """RunConfig with this algorithm's fields at the top level, and where the run goes."""
     fields: list[Any] = [("algorithm", Annotated[algorithm, tyro.conf.arg(name="")], dataclasses.field(default_factory=algorithm))]
     for field in dataclasses.fields(RunConfig):
@@ -236,7 +238,9 @@ def labels(arguments: list[str]) -> int:
             lesson = state["learner"].get("lesson")
             if lesson is None:
                 raise RunError(f"{run} learned from the true reward: it has no labels to export")
-            rows = [from_row(kind, row) for kind, name in ((Query, "queries"), (Judgement, "judgements")) for own in lesson[name] for row in own]
+            rows = [
+                from_row(kind, row) for kind, name in ((Query, "queries"), (Judgement, "judgements")) for own in lesson[name] for row in own
+            ]
             print(f"{export_rows(rows, given.file)} rows: {given.file}")
             return 0
     with Store(url, create=given.action == "import") as store:
@@ -268,7 +272,9 @@ def track(arguments: list[str]) -> int:
     from tutelage.experiment.log import write_tensorboard, write_trackio
 
     written: Sequence[object] = (
-        write_tensorboard(given.run, given.out or given.run / "tensorboard") if given.to == "tensorboard" else write_trackio(given.run, given.project)
+        write_tensorboard(given.run, given.out or given.run / "tensorboard")
+        if given.to == "tensorboard"
+        else write_trackio(given.run, given.project)
     )
     print("\n".join(map(str, written)))
     return 0
@@ -294,5 +300,3 @@ def doctor(arguments: list[str]) -> int:
     from tutelage.experiment.doctor import main
 
     return main(Path.cwd(), Console())
-
-

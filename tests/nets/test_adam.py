@@ -60,7 +60,7 @@ def test_each_member_moves_as_under_an_optimizer_of_its_own(
     active: Callable[[int], Tensor | None], rates: float | tuple[float, ...], decay: float, max_norm: float | None
 ):
     ours = made(learning_rate=rates if isinstance(rates, float) else torch.tensor(rates), weight_decay=decay, max_grad_norm=max_norm)
-    own_rates = [rates] * R if isinstance(rates, float) else list(rates)
+    own_rates = list(rates) if isinstance(rates, tuple) else [rates] * R
     theirs = [reference(ours, r, own_rates[r], decay) for r in range(R)]
     for step, gradient in enumerate(draws(2)):
         moving = active(step)

@@ -104,7 +104,7 @@ def test_resume_ends_with_the_same_bits(tmp_path: Path, reference: Reference, re
         if kind == "session":
             after = instants.choice(reference.sessions) - 1
         elif kind == "saving":
-            after = instants.randrange(INTERVAL, STEPS + 1, INTERVAL) - 1
+            after = instants.randrange(2 * INTERVAL, STEPS + 1, INTERVAL) - 1
         else:
             after = instants.randrange(STEPS)
         delay = instants.uniform(0.0, 0.02) if kind == "saving" else instants.uniform(0.0, reference.duration[after + 1])

@@ -205,7 +205,8 @@ class Experiment:
         step = self.steps
         for episode in self.rollout.episodes:
             self.returns[episode.seed].append((episode.total, episode.length))
-            learned = float(self._episode_reward(episode.seed, episode.copy, episode.length)) if self.lesson is not None else None
+            held = self.lesson is not None and episode.length <= len(self.replay)
+            learned = float(self._learned_return(episode.seed, episode.copy, episode.length)) if held else None
             self.log.append(
                 "episode", step, seed=self.seeds[episode.seed], length=episode.length, learned_return=learned, **{"return": episode.total}
             )
@@ -232,7 +233,7 @@ class Experiment:
             frozen = frozen | {"reward": self.learner.ensemble.optimizer.frozen}
         return {what: members.cpu().clone() for what, members in frozen.items()}
 
-    def _episode_reward(self, seed: int, copy: int, length: int) -> Tensor:
+    def _learned_return(self, seed: int, copy: int, length: int) -> Tensor:
         """Sum over an episode that has just ended of what the learner was paid."""
         slots = torch.arange(self.steps - length, self.steps) % self.replay.slots
         return self.replay.reward[seed, (slots * self.config.copies + copy).to(self.replay.reward.device)].sum()

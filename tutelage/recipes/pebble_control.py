@@ -82,7 +82,9 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
     results = recipe.results or (RESULTS / "pebble_control.jsonl" if recipe.scale == 1.0 else None)
     with_budget = f"pebble-{config.algorithm.labels}" if isinstance(config.algorithm, pebble.Config) else "sac"
     task = recipe.task if not recipe.full else f"{recipe.task}/full"
-    if results is not None and any((r.task, r.method, r.seed, r.steps) == (task, with_budget, config.seed, config.steps) for r in read(results)):
+    if results is not None and any(
+        (r.task, r.method, r.seed, r.steps) == (task, with_budget, config.seed, config.steps) for r in read(results)
+    ):
         return
     if (out / EVENTS).exists():
         resume(out, console=console)

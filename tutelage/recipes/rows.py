@@ -36,7 +36,9 @@ class Row:
 def append(path: Path, rows: Sequence[Row]) -> None:
     """Add rows to a file of results, all or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps({name: value for name, value in asdict(row).items() if value is not None or name == "score"}) + "\n" for row in rows)
+    lines = "".join(
+        json.dumps({name: value for name, value in asdict(row).items() if value is not None or name == "score"}) + "\n" for row in rows
+    )
     with path.open("a") as file:
         file.write(lines)
         file.flush()

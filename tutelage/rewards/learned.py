@@ -18,7 +18,7 @@ from tutelage.nets.mlp import MLP
 from tutelage.nets.parameters import Parameters
 from tutelage.rewards.source import RewardSource
 
-PIECE = 512  # transitions per member that go through the nets at once on CPU
+ROWS = 1536  # that go through the nets at once on CPU, all members together
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class RewardEnsemble(RewardSource):
         flat = x.view(len(x), 1, -1, x.shape[-1]).expand(-1, self.config.members, -1, -1)
         weights = self.parameters.weights if weights is None else weights
         # On CPU in pieces whose activations stay in the cache: 1.7 times faster than at once (and with a gradient no slower).
-        pieces = flat.split(PIECE, 2) if self.device.type == "cpu" else (flat,)
+        piece = max(ROWS // (len(x) * self.config.members), 64)
+        pieces = flat.split(piece, 2) if self.device.type == "cpu" else (flat,)
         output = torch.cat([self._forward(weights, piece) for piece in pieces], -1)
         return output.view(len(x), self.config.members, *x.shape[1:-1])
 

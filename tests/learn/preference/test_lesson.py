@@ -8,7 +8,6 @@ import torch
 from torch import Generator, Tensor
 
 from tutelage.experience.replay import Replay
-from tutelage.experience.rollout import Anchor
 from tutelage.experience.segments import SegmentArchive
 from tutelage.experience.trajectory import Transition
 from tutelage.experience.trees import pack, unpack

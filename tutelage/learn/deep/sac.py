@@ -207,7 +207,8 @@ class SAC:
         action = (batch.action - self.action_middle) / self.action_reach
         unit = Batch(batch.observation, action, batch.reward, batch.next_observation, batch.terminated, batch.mask)
         return sac_loss(
-            self.actor, self.critic, actor, critic, target, temperature["log_temperature"], unit, noise, self.config.discount, self.target_entropy
+            self.actor, self.critic, actor, critic, target, temperature["log_temperature"], unit, noise,
+            self.config.discount, self.target_entropy,
         )  # fmt: skip
 
     def reset_critic(self, chosen: Bool[Tensor, "R"]) -> None:

@@ -34,6 +34,8 @@ class Comparisons:
     label: Float[Tensor, "R N"]
     weight: Float[Tensor, "R N"]
     """0 pads."""
+    fresh: Bool[Tensor, "R N"]
+    """Answers that no earlier fit has used."""
 
     def side(self, index: int) -> tuple[Tensor, Tensor]:
         """Observation and action of the left (0) or right (1) clips."""
@@ -60,8 +62,10 @@ class Lesson:
         self.queries: list[dict[str, Query]] = [{} for _ in raters]
         self.judgements: list[dict[str, Judgement]] = [{} for _ in raters]
         """What counts now: superseded judgements are gone."""
-        self.unheard = [0 for _ in raters]
-        """Answers that no fit has used yet."""
+        self.fresh: list[list[str]] = [[] for _ in raters]
+        """Judgements that no fit has used yet."""
+        self.foretold: list[list[tuple[float, float]]] = [[] for _ in raters]
+        """(P(left) as predicted before any fit knew the answer, the answer's label): the honest test of a reward model."""
         self.heard_before: list[Mapping[int, int]] = [{} for _ in raters]
         """On resume: steps at which the interrupted run heard something, with the label cursor it reached."""
         self.events: list[dict[str, Any]] = []
@@ -71,6 +75,11 @@ class Lesson:
     def asked(self) -> list[int]:
         """Questions submitted, per seed; an answer "unknown" is paid for like any other."""
         return [len(queries) for queries in self.queries]
+
+    @property
+    def unheard(self) -> list[int]:
+        """How many answers no fit has used yet, per seed."""
+        return [len(own) for own in self.fresh]
 
     @property
     def awaited(self) -> list[int]:
@@ -133,7 +142,7 @@ class Lesson:
                     if judgement.supersedes is not None:
                         self.judgements[seed].pop(judgement.supersedes, None)
                     self.judgements[seed][judgement.id] = judgement
-                    self.unheard[seed] += 1
+                    self.fresh[seed].append(judgement.id)
 
     def _poll(self, seed: int, rater: Rater, step: int) -> list[Judgement]:
         if not isinstance(rater, StoreRater):
@@ -153,11 +162,13 @@ class Lesson:
         A clip pair answered by several raters counts once for each. "Unknown" gives no label.
         """
         usable: list[list[tuple[tuple[str, ...], float]]] = []
+        new: list[list[bool]] = []
         for seed, judgements in enumerate(self.judgements):
-            labeled = [(self.queries[seed][j.query].items, label_of(j.answer)) for j in judgements.values() if ready[seed]]
-            usable.append([(items, label) for items, label in labeled if label is not None])
+            labeled = [(j, label) for j in judgements.values() if ready[seed] and (label := label_of(j.answer)) is not None]
+            usable.append([(self.queries[seed][j.query].items, label) for j, label in labeled])
+            new.append([j.id in self.fresh[seed] for j, _ in labeled])
             if ready[seed]:
-                self.unheard[seed] = 0
+                self.fresh[seed] = []
         R, N = len(usable), max(len(rows) for rows in usable)
         if N == 0:
             return None
@@ -166,13 +177,19 @@ class Lesson:
         observation = torch.zeros(R, N, 2, *example.observation.shape)
         action = torch.zeros(R, N, 2, *example.action.shape)
         true_return, label, weight = torch.zeros(R, N, 2), torch.zeros(R, N), torch.zeros(R, N)
+        fresh = torch.zeros(R, N, dtype=torch.bool)
         for seed, rows in enumerate(usable):
             for number, ((_, value), pair) in enumerate(zip(rows, clips[seed], strict=True)):
                 for side, clip in enumerate(pair):
                     observation[seed, number, side], action[seed, number, side] = clip.observation, clip.action
                     true_return[seed, number, side] = clip.reward.sum()
-                label[seed, number], weight[seed, number] = value, 1.0
-        return Comparisons(observation, action, true_return, label, weight)
+                label[seed, number], weight[seed, number], fresh[seed, number] = value, 1.0, new[seed][number]
+        return Comparisons(observation, action, true_return, label, weight, fresh)
+
+    def foretell(self, comparisons: Comparisons, probability: Float[Tensor, "R N"], known: Bool[Tensor, "R"]) -> None:
+        """Keep what the model predicted about the fresh answers before it is fitted to them; `known`: seeds that have a model."""
+        for seed, number in (comparisons.fresh & known[:, None]).nonzero().tolist():
+            self.foretold[seed].append((float(probability[seed, number]), float(comparisons.label[seed, number])))
 
     def report(
         self, ready: Bool[Tensor, "R"], comparisons: Comparisons, ensemble: RewardEnsemble, fitted: Mapping[str, Tensor], step: int
@@ -190,13 +207,16 @@ class Lesson:
                 | {"correlation": correlation, "cursor": rater.cursor if isinstance(rater, StoreRater) else None}
             )
             self.events.append({"event": "scatter", **about, "true": true.tolist(), "learned": learned.tolist()})
+            if self.foretold[seed]:
+                self.events.append({"event": "calibration", **about, **calibration(self.foretold[seed])})
 
     def state(self) -> dict[str, Any]:
         """Questions, answers, generators and raters; the clips themselves lie in the archive."""
         return {
             "queries": [[to_row(query) for query in own.values()] for own in self.queries],
             "judgements": [[to_row(judgement) for judgement in own.values()] for own in self.judgements],
-            "unheard": self.unheard,
+            "fresh": self.fresh,
+            "foretold": [[list(pair) for pair in own] for own in self.foretold],
             "generators": [g.get_state() for g in self.generators],
             "raters": [rater.state() for rater in self.raters],
         }
@@ -205,8 +225,21 @@ class Lesson:
         """Take over what `state` gave."""
         self.queries = [{row["id"]: from_row(Query, row) for row in own} for own in state["queries"]]
         self.judgements = [{row["id"]: from_row(Judgement, row) for row in own} for own in state["judgements"]]
-        self.unheard = [int(n) for n in state["unheard"]]
+        self.fresh = [[str(name) for name in own] for own in state["fresh"]]
+        self.foretold = [[(float(p), float(label)) for p, label in own] for own in state["foretold"]]
         for generator, saved in zip(self.generators, state["generators"], strict=True):
             generator.set_state(saved)
         for rater, saved in zip(self.raters, state["raters"], strict=True):
             rater.load(saved)
+
+
+def calibration(foretold: Sequence[tuple[float, float]], bins: int = 10) -> dict[str, list[float]]:
+    """Predicted P(left) against how often left was answered, in bins of equal width that hold anything: lists of one length."""
+    predicted, label = torch.tensor(foretold, dtype=torch.float64).unbind(-1)
+    bin_of = (predicted * bins).long().clamp(max=bins - 1)
+    held = [bin_of == number for number in range(bins) if (bin_of == number).any()]
+    return {
+        "probability": [float(predicted[own].mean()) for own in held],
+        "frequency": [float(label[own].mean()) for own in held],
+        "count": [float(own.sum()) for own in held],
+    }

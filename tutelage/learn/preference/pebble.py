@@ -155,6 +155,10 @@ class Pebble(RewardSource):
         fresh = ready & ~self.learned
         if fresh.any():
             self.ensemble.measure_inputs(replay.observations(), replay.actions(), fresh)
+        foreseen = preference_probability(
+            self.ensemble.logits(comparisons.side(0), comparisons.side(1)), self.config.reward_model.rater_error
+        )
+        self.lesson.foretell(comparisons, foreseen.mean(1).cpu(), self.learned)
         fitted = self.ensemble.fit(comparisons.side(0), comparisons.side(1), comparisons.label, comparisons.weight)
         self.ensemble.measure_outputs(replay.observations(), replay.actions(), ready)
         self.learned |= ready
