@@ -84,7 +84,7 @@ class Measure:
 
 MEASURES = {
     "sac": Measure(
-        "steps/s", 400, sac_update_flops(), ("eager", "compiled"), ("stable-baselines3", "sbx"), rate=True,
+        "steps/s", 200, sac_update_flops(), ("eager", "compiled"), ("stable-baselines3", "sbx"), rate=True,
         targets=(
             Target("eager", "ratio", 1.6, "stable-baselines3"),
             Target("eager", "ratio", 1.0, "sbx"),

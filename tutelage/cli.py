@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except verbs.MISTAKES as mistake:
         print(mistake, file=sys.stderr)
         return 2
+    except SystemExit as end:  # the parser of options has said what it had to say
+        return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         print("interrupted; `tutelage resume DIR` continues from the newest checkpoint", file=sys.stderr)
         return 130

@@ -1,9 +1,12 @@
 """What the verbs of the command line do. Imported when a verb is called; heavier rooms are imported by the verb that needs them."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,15 +15,20 @@ import tyro
 from rich.console import Console
 
 from tutelage.evaluate.clips import ClipError
+from tutelage.evaluate.comparison import ComparisonError
 from tutelage.experience.segments import SegmentError
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
 from tutelage.experiment.config import ALGORITHMS, ConfigError, RunConfig, nearest
 from tutelage.experiment.log import LogError
-from tutelage.experiment.run import RunError, read_config
+from tutelage.experiment.run import RunError, groups_of, read_config
 from tutelage.feedback.query import FeedbackError
 from tutelage.games.spec import GameError
+from tutelage.rewards.source import RewardError
 
-MISTAKES = (GameError, ConfigError, RunError, CheckpointError, LogError, FeedbackError, SegmentError, ClipError, OSError)
+MISTAKES = (
+    GameError, ConfigError, RunError, CheckpointError, LogError, FeedbackError, SegmentError, ClipError, ComparisonError, RewardError,
+    OSError,
+)  # fmt: skip
 """What ends a verb in one sentence instead of a trace: bad input, and a disk or network that fails."""
 
 
@@ -28,19 +36,20 @@ def train(arguments: list[str]) -> int:
     """train NAME --game ADDRESS ...: every field of the run and of the algorithm is a flag."""
     names = ", ".join(ALGORITHMS)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            f"usage: tutelage train NAME --game ADDRESS --steps N [options]\n\nNAME is one of: {names}\n`tutelage train NAME --help` shows its options."
-        )
+        print(f"usage: tutelage train NAME --game ADDRESS --steps N [options]\n\nNAME is one of: {names}")
+        print("`tutelage train NAME --help` shows its options.")
         return 0 if arguments else 2
     name, *rest = arguments
+    if name.startswith("-"):
+        raise ConfigError(f"train was given {name} first; the algorithm comes first, one of: {names}")
     if name not in ALGORITHMS:
         raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(name, ALGORITHMS)}? Known are {names}")
-    given = tyro.cli(train_options(ALGORITHMS[name]), prog=f"tutelage train {name}", args=rest, description=ALGORITHMS[name].__doc__ or "")
+    given = _options(train_options(ALGORITHMS[name]), f"tutelage train {name}", rest, ALGORITHMS[name].__doc__)
     values = {field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)}
     config = RunConfig(**values)
     from tutelage.experiment.train import train as run
 
-    run(config, given.out or _fresh_directory(config), beside=given.beside)
+    run(config, given.out, beside=given.beside)
     return 0
 
 
@@ -66,7 +75,7 @@ def _docstrings(kind: type) -> dict[str, str]:
 
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     found: dict[str, str] = {}
-    for line, after in zip(body, body[1:], strict=False):
+    for line, after in itertools.pairwise(body):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(after, ast.Expr):
             found[line.target.id] = inspect.cleandoc(str(after.value.value))  # type: ignore[attr-defined]
     return found
@@ -75,13 +84,30 @@ def _docstrings(kind: type) -> dict[str, str]:
 _HELP = _docstrings(RunConfig)
 
 
-def _fresh_directory(config: RunConfig) -> Path:
-    name = f"{config.name}-{config.game.replace(':', '-').replace('/', '-')}-{config.seed}"
-    for number in range(1, 10_000):
-        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        if not path.exists():
-            return path
-    raise RunError(f"runs/ already holds 9,999 runs called {name}; give --out")
+def _options(kind: type, prog: str, arguments: list[str], description: str | None = None) -> Any:
+    """The options of a verb, a value of `kind`. Raises ConfigError for one that it does not have; about values tyro speaks itself."""
+    known = ["--help", *_flags(kind)]
+    for word in arguments:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and not flag.startswith("--tyro-") and flag not in known:
+            raise ConfigError(f"{prog} has no option {flag}; did you mean {nearest(flag, known)}?")
+    return tyro.cli(kind, prog=prog, args=arguments, description=description)
+
+
+def _flags(kind: type, prefix: str = "--") -> Iterator[str]:
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        plain, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        flag = name.replace("_", "-")
+        if dataclasses.is_dataclass(plain):
+            yield from _flags(typing.cast(type, plain), prefix if name == "algorithm" else f"{prefix}{flag}.")
+        elif not set(marks) & set(_POSITIONAL):
+            yield prefix + flag
+            if plain is bool:
+                start, dot, last = (prefix + flag).rpartition(".")
+                yield f"{start}{dot}no-{last}" if dot else f"--no-{flag}"
+
+
+_POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1:]
 
 
 @dataclass(frozen=True)
@@ -96,7 +122,7 @@ class Resume:
 
 def resume(arguments: list[str]) -> int:
     """resume DIR"""
-    given = tyro.cli(Resume, prog="tutelage resume", args=arguments)
+    given = _options(Resume, "tutelage resume", arguments)
     from tutelage.experiment.train import resume as run
 
     run(given.run, given.beside)
@@ -117,7 +143,7 @@ class Evaluate:
 
 def evaluate(arguments: list[str]) -> int:
     """evaluate DIR --episodes N --json"""
-    given = tyro.cli(Evaluate, prog="tutelage evaluate", args=arguments)
+    given = _options(Evaluate, "tutelage evaluate", arguments)
     if given.episodes < 1:
         raise ConfigError(f"--episodes {given.episodes} was given; at least 1 is needed")
     from tutelage.experiment.policy import evaluate_run
@@ -145,12 +171,12 @@ class Compare:
 
 def compare(arguments: list[str]) -> int:
     """compare DIR DIR ..."""
-    given = tyro.cli(Compare, prog="tutelage compare", args=arguments)
+    given = _options(Compare, "tutelage compare", arguments)
     if not given.runs:
         raise RunError("compare was given no run; at least one run directory is needed")
     from tutelage.evaluate.comparison import compare as put_side_by_side
     from tutelage.evaluate.comparison import table
-    from tutelage.experiment.report import final_results
+    from tutelage.experiment.story import final_results
 
     comparison = put_side_by_side([result for run in given.runs for result in final_results(run)])
     print(json.dumps(dataclasses.asdict(comparison)) if given.json else table(comparison))
@@ -177,14 +203,17 @@ class Watch:
 
 def watch(arguments: list[str]) -> int:
     """watch DIR --out FILE.mp4"""
-    given = tyro.cli(Watch, prog="tutelage watch", args=arguments)
+    given = _options(Watch, "tutelage watch", arguments)
+    for name in ("steps", "size", "fps"):
+        if getattr(given, name) < 1:
+            raise ConfigError(f"--{name} {getattr(given, name)} was given; at least 1 is needed")
     from tutelage.evaluate.clips import encode, record_episode
     from tutelage.experiment.policy import load_policy
     from tutelage.games.make import make
 
     policy = load_policy(given.run, given.seed)
-    game = make(read_config(given.run).game, 1)
-    frames = record_episode(policy, game, seed=0, max_steps=given.steps, size=given.size)
+    with contextlib.closing(make(read_config(given.run).game, 1)) as game:
+        frames = record_episode(policy, game, seed=0, max_steps=given.steps, size=given.size)
     path = encode(frames, given.out or given.run / "clips" / f"watch-{policy.step:09d}.mp4", given.fps)
     print(f"{len(frames)} frames: {path}")
     return 0
@@ -202,7 +231,7 @@ class Report:
 
 def report(arguments: list[str]) -> int:
     """report DIR --beside DIR"""
-    given = tyro.cli(Report, prog="tutelage report", args=arguments)
+    given = _options(Report, "tutelage report", arguments)
     from tutelage.experiment.report import write_report
 
     print(write_report(given.run, given.beside))
@@ -223,17 +252,21 @@ class Labels:
 
 def labels(arguments: list[str]) -> int:
     """labels import|export RUN|URL FILE. Exit code 1 when some rows were refused."""
-    given = tyro.cli(Labels, prog="tutelage labels", args=arguments)
+    given = _options(Labels, "tutelage labels", arguments)
     from tutelage.feedback.exchange import export_labels, export_rows, import_labels
     from tutelage.feedback.query import Judgement, Query, from_row
     from tutelage.feedback.store import Store, file_url
 
     url: Any = given.store
+    groups: list[str] | None = None
     if "://" not in given.store:
         run = Path(given.store)
         config = read_config(run)
         url = config.store or file_url(run / "feedback.sqlite")
-        if given.action == "export" and config.rater == "oracle":
+        groups = groups_of(config, run) if config.store else None  # others may use that store; the run's own is its alone
+        if given.action == "import" and config.rater == "oracle":
+            raise RunError(f"{run} asks a scripted teacher and would never read these labels; runs with --rater store do")
+        if config.rater == "oracle":
             _, state, _ = Checkpoints(run).load_state()
             lesson = state["learner"].get("lesson")
             if lesson is None:
@@ -245,7 +278,7 @@ def labels(arguments: list[str]) -> int:
             return 0
     with Store(url, create=given.action == "import") as store:
         if given.action == "export":
-            print(f"{export_labels(store, given.file)} rows: {given.file}")
+            print(f"{export_labels(store, given.file, groups)} rows: {given.file}")
             return 0
         outcome = import_labels(given.file, store)
     print(outcome, file=sys.stderr if outcome.errors else sys.stdout)
@@ -268,7 +301,7 @@ class Track:
 
 def track(arguments: list[str]) -> int:
     """track DIR --to tensorboard|trackio"""
-    given = tyro.cli(Track, prog="tutelage track", args=arguments)
+    given = _options(Track, "tutelage track", arguments)
     from tutelage.experiment.log import write_tensorboard, write_trackio
 
     written: Sequence[object] = (

@@ -1,13 +1,16 @@
 """Epochs of imitation's ensemble trainer: 500 comparisons of 2 x 50 steps, three members of 3 x 256, minibatches of 32."""
 
+# pyright: reportMissingImports=false
+# The peer lives in benchmarks/.venvs/imitation.
+
 import sys
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from imitation.algorithms import preference_comparisons as pc  # pyright: ignore[reportMissingImports]  # benchmarks/.venvs/imitation
-from imitation.data.types import TrajectoryWithRew  # pyright: ignore[reportMissingImports]
-from imitation.rewards.reward_nets import BasicRewardNet, RewardEnsemble  # pyright: ignore[reportMissingImports]
+from imitation.algorithms import preference_comparisons as pc
+from imitation.data.types import TrajectoryWithRew
+from imitation.rewards.reward_nets import BasicRewardNet, RewardEnsemble
 from protocol import serve
 
 COMPARISONS, LENGTH, OBSERVATION, ACTION = 500, 50, 17, 6

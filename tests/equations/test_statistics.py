@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tutelage.equations.statistics import (
     RunningMoments,
+    calibration,
     interquartile_mean,
     paired_probability_of_improvement,
     probability_of_improvement,
@@ -260,3 +261,22 @@ def test_a_run_without_a_score_is_refused(interval, bad: float):
 def test_an_impossible_bootstrap_is_refused(interval, options):
     with pytest.raises(ValueError, match="a bootstrap needs at least 1 and a number in"):
         interval(draw(6, 2), **options)
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------------
+
+
+def test_calibration_by_hand() -> None:
+    foretold = torch.tensor([[0.12, 0.0], [0.18, 1.0], [0.95, 1.0], [1.0, 0.5]], dtype=torch.float64)
+    found = calibration(foretold)
+    assert found["count"] == [2.0, 2.0]
+    assert found["probability"] == pytest.approx([0.15, 0.975]) and found["frequency"] == pytest.approx([0.5, 0.75])
+
+
+def test_a_forecaster_who_tells_the_truth_is_calibrated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.rand(200_000, generator=generator, dtype=torch.float64)
+    outcome = (torch.rand(200_000, generator=generator, dtype=torch.float64) < probability).double()
+    found = calibration(torch.stack([probability, outcome], -1), bins=20)
+    assert sum(found["count"]) == 200_000 and len(found["count"]) == 20
+    assert found["frequency"] == pytest.approx(found["probability"], abs=0.02)

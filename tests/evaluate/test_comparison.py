@@ -2,7 +2,7 @@
 
 import pytest
 
-from tutelage.evaluate.comparison import Result, compare, table
+from tutelage.evaluate.comparison import ComparisonError, Result, compare, table
 
 
 def results(method, scores, task="gym:Pendulum-v1", first=0, steps=7000):
@@ -62,5 +62,5 @@ def test_tasks_are_kept_apart():
     ],
 )
 def test_what_cannot_be_compared_is_refused(broken, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ComparisonError, match=message):
         compare(broken)

@@ -54,7 +54,7 @@ def test_importing_twice_adds_nothing(store: Store, tmp_path: Path):
 
 def test_a_group_is_exported_alone_and_stands_on_its_own(store: Store, tmp_path: Path):
     store.add(ROWS)
-    assert export_labels(store, tmp_path / "labels.jsonl", group="run") == 4
+    assert export_labels(store, tmp_path / "labels.jsonl", groups=["run"]) == 4
     with Store(f"sqlite:///{tmp_path}/elsewhere.sqlite") as elsewhere:
         assert import_labels(tmp_path / "labels.jsonl", elsewhere).errors == ()
         assert [j.id for j in elsewhere.judgements()] == ["1", "3"]

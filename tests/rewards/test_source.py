@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tutelage.rewards.source import GameReward, WrittenReward
+from tutelage.rewards.source import GameReward, RewardError, WrittenReward
 
 observation, action, paid = torch.randn(2, 5, 3), torch.randn(2, 5, 1), torch.randn(2, 5)
 
@@ -18,7 +18,7 @@ def test_a_written_reward_replaces_it():
 
 
 def test_a_written_reward_of_another_shape_or_without_a_value_is_refused():
-    with pytest.raises(ValueError, match=r"gave shape \(2, 5, 3\) for observations \(2, 5, 3\)"):
+    with pytest.raises(RewardError, match=r"gave shape \(2, 5, 3\) for observations \(2, 5, 3\)"):
         WrittenReward(lambda observation, action: observation).reward(observation, action, paid)
-    with pytest.raises(ValueError, match="a value that is not finite"):
+    with pytest.raises(RewardError, match="a value that is not finite"):
         WrittenReward(lambda observation, action: (observation[..., 0] * 0.0).log() * 0.0).reward(observation, action, paid)

@@ -176,3 +176,19 @@ def _win_rate(x: Float64[Tensor, "*batch runs_x tasks"], y: Float64[Tensor, "*ba
 def _interval(estimate: Tensor, draws: Float[Tensor, "resamples"], confidence: float) -> Interval:
     tail = 0.5 * (1.0 - confidence)
     return Interval(estimate.item(), torch.quantile(draws, tail).item(), torch.quantile(draws, 1.0 - tail).item())
+
+
+def calibration(foretold: Float[Tensor, "N 2"], bins: int = 10) -> dict[str, list[float]]:
+    """Predicted probabilities against what happened: a reliability diagram (Murphy & Winkler 1977, Applied Statistics 26:41).
+
+    foretold: columns probability and outcome, both in [0, 1]. Bins of equal width; those that hold nothing are left out, so the
+    lists "probability" (mean prediction), "frequency" (mean outcome) and "count" have one entry per bin that holds something.
+    """
+    predicted, outcome = foretold.unbind(-1)
+    bin_of = (predicted * bins).long().clamp(max=bins - 1)
+    held = [bin_of == number for number in range(bins) if bool((bin_of == number).any())]
+    return {
+        "probability": [float(predicted[own].mean()) for own in held],
+        "frequency": [float(outcome[own].mean()) for own in held],
+        "count": [float(own.sum()) for own in held],
+    }

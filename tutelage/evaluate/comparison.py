@@ -19,6 +19,10 @@ FEWEST_SEEDS = 5
 """Below this an interval would be a decoration (Agarwal et al. 2021, arXiv 2108.13264), so every run is printed instead."""
 
 
+class ComparisonError(ValueError):
+    """Results that cannot stand side by side; one sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one seed of one method reached: the unit of every comparison is the seed, never the episode."""
@@ -72,7 +76,7 @@ def compare(results: Sequence[Result], seed: int = 0) -> Comparison:
     """Group results by task and method, in the order in which they first appear.
 
     seed: of the bootstrap, which draws for every row and duel on its own, so that adding a method moves no other interval.
-    Raises ValueError when one seed of a method and task appears twice, or with different budgets.
+    Raises ComparisonError when one seed of a method and task appears twice, or with different budgets.
     """
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -110,9 +114,9 @@ def _row(group: list[Result], seed: int) -> Row:
     first, ordered = group[0], sorted(group, key=lambda result: result.seed)
     where = f"{first.method} on {first.task}"
     if len({r.seed for r in group}) < len(group):
-        raise ValueError(f"{where}: a seed appears twice among {[r.seed for r in ordered]}; every seed counts once")
+        raise ComparisonError(f"{where}: a seed appears twice among {[r.seed for r in ordered]}; every seed counts once")
     if len({r.steps for r in group}) > 1:
-        raise ValueError(f"{where}: budgets of {sorted({r.steps for r in group})} steps differ; only equal budgets are compared")
+        raise ComparisonError(f"{where}: budgets of {sorted({r.steps for r in group})} steps differ; only equal budgets are compared")
     scores = tuple((r.seed, r.score) for r in ordered if r.score is not None)
     interval = None
     if len(scores) == len(group) >= FEWEST_SEEDS:

@@ -1,12 +1,14 @@
 """Frozen policies."""
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.games.nested import flatten_observation, map_leaves
-from tutelage.games.spec import Nested, Space
+from tutelage.games.nested import flatten_observation, from_leaves, leaf_shape, leaf_spaces, leaf_values
+from tutelage.games.spec import GameError, Nested, Space
 
 
 @runtime_checkable
@@ -38,9 +40,30 @@ class MemberPolicy:
         self.learner, self.members, self.member, self.observation_space = learner, members, member, observation_space
 
     def act(self, observation: Any, deterministic: bool = True) -> Tensor:
-        """observation: as the game gives it, `[...]` or `[B, ...]`, arrays or tensors -> `[A]` or `[B, A]` in the game's units."""
-        tensors = map_leaves(torch.as_tensor, observation)
-        flat = flatten_observation(self.observation_space, tensors)
-        batch = flat.reshape(1, -1, flat.shape[-1]).expand(self.members, -1, -1)
+        """observation: as the game gives it, one or `[B, ...]`, arrays or tensors -> `[A]` or `[B, A]` in the game's units.
+
+        Raises GameError when the observation does not fit the game that the policy learned in.
+        """
+        flat = self._flat(observation)
+        lead, width = flat.shape[:-1], flat.shape[-1]
+        batch = flat.reshape(1, math.prod(lead), width).expand(self.members, -1, -1)
         actions = self.learner.act(batch, deterministic)[self.member]
-        return actions.view(*flat.shape[:-1], -1)
+        return actions.reshape(*lead, actions.shape[-1])
+
+    def _flat(self, observation: Any) -> Tensor:
+        space = self.observation_space
+        try:
+            values = leaf_values(space, observation)
+            tensors = [value if isinstance(value, Tensor) else torch.as_tensor(np.array(value, order="C")) for value in values]
+        except (TypeError, LookupError, ValueError) as error:
+            reason = f"it has no entry {error}" if isinstance(error, KeyError) else error
+            raise GameError(f"the policy was given an observation that is none of this game: {reason}") from None
+        shapes = [leaf_shape(leaf) for leaf in leaf_spaces(space)]
+        leads = {tensor.shape[: max(tensor.dim() - len(shape), 0)] for tensor, shape in zip(tensors, shapes, strict=True)}
+        if len(leads) > 1 or any(tensor.shape[tensor.dim() - len(s) :] != s for tensor, s in zip(tensors, shapes, strict=True)):
+            given = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise GameError(f"the policy was given an observation of shape {given}; {', '.join(map(str, shapes))} was expected, or a batch")
+        try:
+            return flatten_observation(space, from_leaves(space, tensors))
+        except RuntimeError as error:  # a number that a discrete space does not have
+            raise GameError(f"the policy was given an observation that is none of this game: {error}") from None

@@ -64,6 +64,7 @@ class SegmentArchive:
         """directory: created when the first segment is put."""
         self.directory = directory
         self._known: dict[str, StoredSegment] = {}
+        self._unsynced: list[Path] = []
 
     def put(self, segment: StoredSegment) -> str:
         """Keep a segment; returns its hash."""
@@ -88,7 +89,18 @@ class SegmentArchive:
                     os.replace(partial, path)
                 finally:
                     partial.unlink(missing_ok=True)
+                self._unsynced.append(path)
         return name
+
+    def sync(self) -> None:
+        """Return only when every segment put so far is on the disk; a checkpoint that names segments calls this first."""
+        for path in [*self._unsynced, *([self.directory] if self._unsynced else [])]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self._unsynced.clear()
 
     def get(self, name: str) -> StoredSegment:
         """Raises SegmentError when the file is missing or damaged."""

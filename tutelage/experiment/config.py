@@ -70,6 +70,9 @@ class RunConfig:
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} was given; a run needs at least 1")
+        for name in ("seed", "anchor_every", "clips"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} was given; it cannot be negative")
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 """Trained policies, taken out of a run directory."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,12 @@ def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturn
     """The step of the newest checkpoint, and noise-free episodes of every seed, by what the run was judged by."""
     config = read_config(run)
     step, learner, observation_space = _load(run)
-    game = make(config.game, config.seeds * min(episodes, 10))
     source = reward_source(config.true_reward)
-    results = evaluate_members(
-        StackedPolicy(learner, config.seeds, observation_space), game, config.seeds, episodes, EVALUATION_SEED,
-        reward=None if isinstance(source, GameReward) else source,
-    )  # fmt: skip
-    game.close()
+    policy = StackedPolicy(learner, config.seeds, observation_space)
+    with contextlib.closing(make(config.game, config.seeds * min(episodes, 10))) as game:
+        results = evaluate_members(
+            policy, game, config.seeds, episodes, EVALUATION_SEED, reward=None if isinstance(source, GameReward) else source
+        )
     return step, {config.seed + i: result for i, result in enumerate(results)}
 
 

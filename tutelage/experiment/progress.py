@@ -1,7 +1,9 @@
 """What a person sees while a run goes on: steps, returns, labels, how well the reward is understood, time left."""
 
+import math
 import time
 from collections import deque
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -11,20 +13,22 @@ from tutelage.experiment.run import Experiment
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 30.0
 WINDOW_SECONDS = 60.0
+SHORTEST_SECONDS = 1.0
 
 
 class Display:
     """A live bar on a terminal; a line now and then where the output goes to a file."""
 
-    def __init__(self, experiment: Experiment, console: Console) -> None:
-        self.experiment, self.console = experiment, console
+    def __init__(self, experiment: Experiment, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds from any origin."""
+        self.experiment, self.console, self.clock = experiment, console, clock
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[words]}"),
             console=console, auto_refresh=False, transient=False,
         )  # fmt: skip
         self._task = self._progress.add_task(experiment.method, total=experiment.config.steps, completed=experiment.steps, words="")
-        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), experiment.steps)])
-        self._shown = 0.0
+        self._marks: deque[tuple[float, int]] = deque([(clock(), experiment.steps)])
+        self._shown = -math.inf
 
     def __enter__(self) -> "Display":
         if self.console.is_terminal:
@@ -33,22 +37,26 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self.show(now=True)
-        self._progress.stop()
+        if self.console.is_terminal:  # elsewhere stopping would print an empty line
+            self._progress.stop()
 
     def show(self, now: bool = False) -> None:
         """Draw, when it is time to."""
-        clock = time.monotonic()
-        if not now and clock - self._shown < (REFRESH_SECONDS if self.console.is_terminal else LINE_SECONDS):
+        time_now = self.clock()
+        if not now and time_now - self._shown < (REFRESH_SECONDS if self.console.is_terminal else LINE_SECONDS):
             return
-        self._shown = clock
-        words = self._words(clock)
+        self._shown = time_now
+        words = self._words(time_now)
         if self.console.is_terminal:
             self._progress.update(self._task, completed=self.experiment.steps, words=words, refresh=True)
         else:
             experiment = self.experiment
-            self.console.print(f"{experiment.method}: {experiment.steps:,} of {experiment.config.steps:,} steps, {words}", highlight=False)
+            self.console.print(
+                f"{experiment.method}: {experiment.steps:,} of {experiment.config.steps:,} steps{', ' if words else ''}{words}",
+                highlight=False,
+            )
 
-    def _words(self, clock: float) -> str:
+    def _words(self, time_now: float) -> str:
         experiment = self.experiment
         parts: list[str] = []
         totals = [own[-1][0] for own in experiment.returns if own]
@@ -59,18 +67,18 @@ class Display:
             parts.append(f"labels {answered} of {experiment.label_budget}")
             if experiment.accuracy is not None:
                 parts.append(f"reward model agrees {experiment.accuracy:.0%}")
-        left = self._seconds_left(clock)
+        left = self._seconds_left(time_now)
         if left is not None:
             parts.append(f"{_duration(left)} left")
         return ", ".join(parts)
 
-    def _seconds_left(self, clock: float) -> float | None:
+    def _seconds_left(self, time_now: float) -> float | None:
         """From the pace of the last minute: sessions and evaluations make the pace of the whole run a poor guide."""
-        self._marks.append((clock, self.experiment.steps))
-        while len(self._marks) > 2 and clock - self._marks[0][0] > WINDOW_SECONDS:
+        self._marks.append((time_now, self.experiment.steps))
+        while len(self._marks) > 2 and time_now - self._marks[0][0] > WINDOW_SECONDS:
             self._marks.popleft()
         (began, first), (ended, last) = self._marks[0], self._marks[-1]
-        if last <= first:
+        if last <= first or ended - began < SHORTEST_SECONDS or self.experiment.finished:
             return None
         return (ended - began) / (last - first) * (self.experiment.config.steps - last)
 

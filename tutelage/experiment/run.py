@@ -30,6 +30,7 @@ from tutelage.experiment.randomness import generator, seed_of
 from tutelage.feedback.raters import TEACHERS, OracleRater, Rater, StoreRater
 from tutelage.games.make import make
 from tutelage.games.nested import flat_width
+from tutelage.games.program import look_here
 from tutelage.games.spec import CannotSnapshot, Game, GameError, space_to_json
 from tutelage.learn.deep import sac
 from tutelage.learn.preference import pebble
@@ -103,7 +104,7 @@ class Experiment:
         if isinstance(config.algorithm, sac.Config):
             return sac.SAC(config.algorithm, width, self.game.action_space, spawn("learner"), config.device)
         archive = SegmentArchive(self.out / "segments")
-        groups = [f"{self.out.resolve().name}/seed-{seed}" for seed in self.seeds]
+        groups = groups_of(config, self.out)
         raters = [self._make_rater(i, groups[i], archive) for i in range(len(self.seeds))]
         self.lesson = Lesson(raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward, config.game)
         return pebble.Pebble(config.algorithm, width, self.game.action_space, spawn("learner"), spawn("reward"), self.lesson, config.device)
@@ -279,8 +280,10 @@ class Experiment:
         )
 
     def save(self) -> Path:
-        """A checkpoint of everything; the log is on the disk before it counts."""
+        """A checkpoint of everything; the log and the clips that it speaks of are on the disk before it counts."""
         self.log.sync()
+        if self.lesson is not None:
+            self.lesson.archive.sync()
         state = {
             "learner": self.learner.state(),
             "rollout": self.rollout.state(),
@@ -317,7 +320,8 @@ class Experiment:
             reason = loaded.state["rollout"]["snapshots"][fresh[0]]["cannot_snapshot"]
             which = f"copies {', '.join(map(str, fresh))}" if len(fresh) > 1 else f"copy {fresh[0]}"
             sentences.append(f"{which} of the game started a fresh episode: {reason}")
-        self.log.append("resumed", loaded.step, restored=sentences, **({"heard": heard} if any(heard) else {}))
+        if not self._ended:  # a run that has ended does not go on, and its log and report stay as they are
+            self.log.append("resumed", loaded.step, restored=sentences, **({"heard": heard} if any(heard) else {}))
         return sentences
 
     def _begin_again(self) -> list[str]:
@@ -417,10 +421,13 @@ def reward_source(address: str) -> RewardSource:
     module, _, name = rest.rpartition(":")
     if scheme != "py" or not module:
         raise ConfigError(f'true_reward is {address!r}; "game" or py:module:function was expected')
+    look_here(module)
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"true_reward is {address!r}, which leads to no function: {error}") from None
+    if not callable(function):
+        raise ConfigError(f"true_reward is {address!r}, which leads to a {type(function).__name__}; a function was expected")
     return WrittenReward(function)
 
 
@@ -497,6 +504,11 @@ def _check_tree(given: Any, own: Any, where: str) -> None:
         _check_fields(given, set(own), where)
         for name, value in own.items():
             _check_tree(given[name], value, f"{where}.{name}")
+
+
+def groups_of(config: RunConfig, out: Path) -> list[str]:
+    """Under which names the seeds of a run ask in a label store."""
+    return [f"{out.resolve().name}/seed-{config.seed + i}" for i in range(config.seeds)]
 
 
 def read_config(out: Path) -> RunConfig:

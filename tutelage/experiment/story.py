@@ -23,11 +23,12 @@ def final_results(run: Path) -> list[Result]:
     The score is None for a seed that has a frozen member, or whose last evaluation is older than that of the others.
     """
     log = Log(run.resolve().name, read_events(run / EVENTS))
+    task = log.game if log.lesson is None else f"{log.game}/{log.lesson}"  # as in result rows: other rewards, other scores
     last = {seed: log.last("evaluation", seed, policy="learned") for seed in log.seeds}
     steps = max((event["step"] for event in last.values() if event), default=0)
     frozen = {event.get("seed") for event in log.of("frozen_member")}
     return [
-        Result(log.game, log.method, seed, steps, event["mean"] if event and event["step"] == steps and seed not in frozen else None)
+        Result(task, log.method, seed, steps, event["mean"] if event and event["step"] == steps and seed not in frozen else None)
         for seed, event in last.items()
     ]
 

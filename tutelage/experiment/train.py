@@ -3,29 +3,35 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
-from tutelage.experiment.config import RunConfig
+from tutelage.experiment.config import ConfigError, RunConfig
 from tutelage.experiment.log import EVENTS
 from tutelage.experiment.progress import Display
 from tutelage.experiment.report import write_report
 from tutelage.experiment.run import Experiment, RunError, read_config
 from tutelage.feedback.raters import Rater
 
+RUNS = Path("runs")
+"""Where runs without a directory of their own go, below the current one."""
+
 
 def train(
     config: RunConfig,
-    out: Path | str,
+    out: Path | str | None = None,
     beside: Sequence[Path] = (),
     raters: Callable[[int], Rater] | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Train a new run in the directory `out` and write its report; returns `out`.
+    """Train a new run in the directory `out` (None: a fresh one under runs/) and write its report; returns the directory.
 
     beside: other runs to show in the report. raters: makes the rater of a seed, in place of a scripted teacher.
-    console: where progress is shown. Raises RunError when `out` already holds a run or is in use.
+    console: where progress is shown. Raises RunError when `out` already holds a run or is in use, ConfigError for a device
+    that is not there.
     """
-    out = Path(out)
+    _check_device(config.device)
+    out = _fresh_directory(config) if out is None else Path(out)
     if (out / EVENTS).exists():
         raise RunError(f"{out} already holds a run; `tutelage resume {out}` continues it, another --out starts anew")
     with Experiment(config, out, raters) as experiment:
@@ -41,9 +47,13 @@ def resume(
     Raises RunError when there is no run or it is in use, CheckpointError when no checkpoint is valid.
     """
     out, console = Path(out), console or Console()
-    with Experiment(read_config(out), out, raters) as experiment:
+    config = read_config(out)
+    _check_device(config.device)
+    with Experiment(config, out, raters) as experiment:
         for sentence in experiment.restore():
-            console.print(sentence, highlight=False)
+            console.print(sentence, highlight=False, soft_wrap=True)
+        if experiment.finished:
+            console.print(f"all {config.steps:,} steps had been taken; nothing is left to learn", highlight=False)
         return _to_the_end(experiment, beside, console)
 
 
@@ -56,3 +66,20 @@ def _to_the_end(experiment: Experiment, beside: Sequence[Path], console: Console
     report = write_report(experiment.out, beside)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return experiment.out
+
+
+def _fresh_directory(config: RunConfig) -> Path:
+    name = f"{config.name}-{config.game.replace(':', '-').replace('/', '-')}-{config.seed}"
+    for number in range(1, 10_000):
+        path = RUNS / (name if number == 1 else f"{name}-{number}")
+        if not path.exists():
+            return path
+    raise RunError(f"{RUNS} already holds 9,999 runs called {name}; choose a directory")
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f'device "{device}" cannot be used here: {reason}') from None

@@ -68,15 +68,17 @@ def import_labels(path: str | Path, store: Store) -> ImportReport:
     )
 
 
-def export_labels(store: Store, path: str | Path, group: str | None = None) -> int:
-    """Writes everything of a group (None: of all groups) and returns the number of rows. The file appears whole or not at all.
+def export_labels(store: Store, path: str | Path, groups: Sequence[str] | None = None) -> int:
+    """Writes everything of some groups (None: of all) and returns the number of rows. The file appears whole or not at all.
 
     Superseded judgements are written too, with those that supersede them: the file is the record, not its summary.
     """
     head = store.head()
-    queries = store.queries(group, until=head)
-    rows: list[Row] = [*store.segments([item for query in queries for item in query.items]), *queries, *store.judgements(group, until=head)]
-    return export_rows(rows, path)
+    wanted = [None] if groups is None else groups
+    queries = [query for group in wanted for query in store.queries(group, until=head)]
+    judgements = [judgement for group in wanted for judgement in store.judgements(group, until=head)]
+    segments = store.segments(list(dict.fromkeys(item for query in queries for item in query.items)))
+    return export_rows([*segments, *queries, *judgements], path)
 
 
 def export_rows(rows: Sequence[Row], path: str | Path) -> int:

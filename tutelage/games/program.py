@@ -35,11 +35,17 @@ def make_program(path: str, copies: int, **options: Any) -> Game:
     raise GameError(f"{address} is neither a tutelage.games.spec.Game nor a gymnasium.Env")
 
 
-def _load_class(module_name: str, class_name: str, address: str) -> type[Any]:
-    root = module_name.partition(".")[0]
-    if importlib.util.find_spec(root) is None and str(Path.cwd()) not in sys.path:
-        # A console script starts without the working directory on its path, `python file.py` with it.
+def look_here(module_name: str) -> None:
+    """Let Python find a module in the working directory that it finds nowhere else.
+
+    A console script starts without that directory on its path, `python file.py` with it.
+    """
+    if importlib.util.find_spec(module_name.partition(".")[0]) is None and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+def _load_class(module_name: str, class_name: str, address: str) -> type[Any]:
+    look_here(module_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

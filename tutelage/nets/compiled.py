@@ -68,7 +68,7 @@ class CompiledUpdate:
         moving = [~own[4] if owner is None else ~own[4][owner] for owner, own in zip(self._owners, buffers, strict=True)]
         gradients = [torch.where(moves, gradient, 0.0) for moves, gradient in zip(moving, gradients, strict=True)]
         # One number to test, since every entry repeats the test; squares, as StackedAdam has them.
-        finite = torch.isfinite(sum((gradient * gradient).sum() for gradient in gradients))
+        finite = torch.isfinite(torch.stack([(gradient * gradient).sum() for gradient in gradients]).sum())
         for (_, optimizer), owner, gradient, moves, own in zip(groups, self._owners, gradients, moving, buffers, strict=True):
             weights, first, second, steps, frozen, rate, root = own
             if owner is not None:

@@ -18,7 +18,7 @@ from tutelage.nets.mlp import MLP
 from tutelage.nets.parameters import Parameters
 from tutelage.rewards.source import RewardSource
 
-ROWS = 1536  # that go through the nets at once on CPU, all members together
+ROWS = 1536  # that go through the nets at once on CPU, all members together: their activations stay in the cache
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class RewardEnsemble(RewardSource):
         x = self._inputs(observation, action)
         flat = x.view(len(x), 1, -1, x.shape[-1]).expand(-1, self.config.members, -1, -1)
         weights = self.parameters.weights if weights is None else weights
-        # On CPU in pieces whose activations stay in the cache: 1.7 times faster than at once (and with a gradient no slower).
+        # On CPU in pieces: 1.7 times faster than 16,384 transitions at once.
         piece = max(ROWS // (len(x) * self.config.members), 64)
         pieces = flat.split(piece, 2) if self.device.type == "cpu" else (flat,)
         output = torch.cat([self._forward(weights, piece) for piece in pieces], -1)
@@ -179,7 +179,7 @@ class RewardEnsemble(RewardSource):
         usable = [row.nonzero().flatten() for row in weight.cpu()]
         budgets = [self._budget(len(rows), int(fits)) for rows, fits in zip(usable, self.fits, strict=True)]
         streams = [self._orders(rows, budget, g) for rows, budget, g in zip(usable, budgets, self.generators, strict=True)]
-        R, E, batch_size = len(x), self.config.members, self.config.batch_size
+        R, batch_size = len(x), self.config.batch_size
         seeds = torch.arange(R, device=self.device)[:, None, None]
         # What stands in for padding: a label that counts, since an infinity or a NaN times weight 0 would not be 0.
         spare = torch.tensor([int(rows[0]) if len(rows) else 0 for rows in usable], device=self.device)[:, None, None]
@@ -191,13 +191,10 @@ class RewardEnsemble(RewardSource):
             index = torch.stack([s[step % len(s)] for s in streams]).to(self.device)  # [R, E, batch]; -1 pads
             here = torch.where(index >= 0, index, spare)
             y, w = label[seeds, here], weight[seeds, here] * (index >= 0)
-            chosen = x[seeds, here].view(R, E, batch_size * 2 * x.shape[3], -1)
-            rewards = self._forward(self.parameters.leaves, chosen).view(R, E, batch_size, 2, -1)
-            loss = preference_loss(rewards[..., 0, :], rewards[..., 1, :], y, w, self.config.rater_error, self.config.label_smoothing)
-            gradients = torch.autograd.grad(loss.sum(), list(self.parameters.leaves.values()))
-            self.optimizer.step(self.parameters.gather(gradients), active.to(self.device))
+            gradient, loss, returns = self._gradient(x[seeds, here], y, w)
+            self.optimizer.step(gradient, active.to(self.device))
             with torch.no_grad():
-                agreed = ((rewards[..., 0, :].sum(-1) > rewards[..., 1, :].sum(-1)) == (y > 0.5)) & (w > 0) & (y != 0.5)
+                agreed = ((returns[..., 0] > returns[..., 1]) == (y > 0.5)) & (w > 0) & (y != 0.5)
                 counted = (w > 0) & (y != 0.5)
                 row = torch.stack([loss.mean(1), agreed.sum((1, 2)).float(), counted.sum((1, 2)).float()], -1).cpu()
             for seed in active.nonzero().flatten().tolist():
@@ -213,6 +210,24 @@ class RewardEnsemble(RewardSource):
             "accuracy": torch.tensor([accuracy for _, accuracy in recent]),
             "fit_steps": torch.tensor([float(len(rows)) for rows in history]),
         }
+
+    def _gradient(
+        self, x: Float[Tensor, "R E batch 2 H width"], label: Float[Tensor, "R E batch"], weight: Float[Tensor, "R E batch"]
+    ) -> tuple[Tensor, Float[Tensor, "R E"], Float[Tensor, "R E batch 2"]]:
+        """Flat gradient of a minibatch, its losses and the segments' learned returns; on CPU in pieces (a tenth faster)."""
+        R, E, N, _, H, width = x.shape
+        # A piece's mean counts by its share of the weight, so that the sum over pieces is the mean over all.
+        whole = weight.sum(-1).clamp(min=1e-12)
+        gradient, losses, returns = torch.zeros_like(self.parameters.flat), torch.zeros_like(whole), []
+        size = max(ROWS // (R * E * 2 * H), 1) if self.device.type == "cpu" else N
+        for part, y, w in zip(x.split(size, 2), label.split(size, 2), weight.split(size, 2), strict=True):
+            rewards = self._forward(self.parameters.leaves, part.reshape(R, E, -1, width)).view(R, E, -1, 2, H)
+            loss = preference_loss(rewards[..., 0, :], rewards[..., 1, :], y, w, self.config.rater_error, self.config.label_smoothing)
+            loss = loss * w.sum(-1) / whole
+            gradient += self.parameters.gather(torch.autograd.grad(loss.sum(), list(self.parameters.leaves.values())))
+            losses += loss.detach()
+            returns.append(rewards.detach().sum(-1))
+        return gradient, losses, torch.cat(returns, 2)
 
     @staticmethod
     def _recent(history: list[tuple[float, float, float]], passes: int) -> tuple[float, float]:

@@ -9,6 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+class RewardError(ValueError):
+    """A written reward that gave what is none; one sentence."""
+
+
 class RewardSource(ABC):
     """Numbers for transitions."""
 
@@ -35,10 +39,12 @@ class WrittenReward(RewardSource):
     """(observation `[..., D]`, action `[..., A]`) -> `[...]`."""
 
     def reward(self, observation: Tensor, action: Tensor, game_reward: Tensor) -> Tensor:
-        """The written reward. Raises ValueError when the function answers with another shape or with NaN."""
+        """The written reward. Raises RewardError when the function answers with another shape or with NaN."""
         value = self.function(observation, action)
+        if not isinstance(value, Tensor):
+            raise RewardError(f"the written reward gave a {type(value).__name__}; a tensor was expected")
         if value.shape != observation.shape[:-1]:
-            raise ValueError(f"the written reward gave shape {tuple(value.shape)} for observations {tuple(observation.shape)}")
+            raise RewardError(f"the written reward gave shape {tuple(value.shape)} for observations {tuple(observation.shape)}")
         if not torch.isfinite(value).all():
-            raise ValueError("the written reward gave a value that is not finite")
+            raise RewardError("the written reward gave a value that is not finite")
         return value

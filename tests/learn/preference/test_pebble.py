@@ -16,6 +16,7 @@ from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Rollout
 from tutelage.experience.segments import SegmentArchive
 from tutelage.experience.trees import pack, unpack
+from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.raters import OracleRater, Rater, Teacher
 from tutelage.games.make import make
 from tutelage.learn.deep import sac
@@ -257,7 +258,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
 
 
 def test_an_unknown_sampler_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='sampler "disagrement" is none of uniform, disagreement'):
+    with pytest.raises(FeedbackError, match='sampler "disagrement" is none of uniform, disagreement'):
         Classroom(tmp_path, dataclasses.replace(QUICK, sampler="disagrement"))
 
 

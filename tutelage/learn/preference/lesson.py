@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from tutelage.equations.statistics import calibration
 from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Anchor
 from tutelage.experience.segments import SegmentArchive, cut
@@ -208,7 +209,7 @@ class Lesson:
             )
             self.events.append({"event": "scatter", **about, "true": true.tolist(), "learned": learned.tolist()})
             if self.foretold[seed]:
-                self.events.append({"event": "calibration", **about, **calibration(self.foretold[seed])})
+                self.events.append({"event": "calibration", **about, **calibration(torch.tensor(self.foretold[seed], dtype=torch.float64))})
 
     def state(self) -> dict[str, Any]:
         """Questions, answers, generators and raters; the clips themselves lie in the archive."""
@@ -224,6 +225,12 @@ class Lesson:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         self.queries = [{row["id"]: from_row(Query, row) for row in own} for own in state["queries"]]
+        for seed, own in enumerate(self.queries):
+            if own:  # a run whose directory was renamed hears and asks on under the name by which its questions are known
+                self.groups[seed] = next(iter(own.values())).group
+                rater = self.raters[seed]
+                if isinstance(rater, StoreRater):
+                    rater.group = self.groups[seed]
         self.judgements = [{row["id"]: from_row(Judgement, row) for row in own} for own in state["judgements"]]
         self.fresh = [[str(name) for name in own] for own in state["fresh"]]
         self.foretold = [[(float(p), float(label)) for p, label in own] for own in state["foretold"]]
@@ -231,15 +238,3 @@ class Lesson:
             generator.set_state(saved)
         for rater, saved in zip(self.raters, state["raters"], strict=True):
             rater.load(saved)
-
-
-def calibration(foretold: Sequence[tuple[float, float]], bins: int = 10) -> dict[str, list[float]]:
-    """Predicted P(left) against how often left was answered, in bins of equal width that hold anything: lists of one length."""
-    predicted, label = torch.tensor(foretold, dtype=torch.float64).unbind(-1)
-    bin_of = (predicted * bins).long().clamp(max=bins - 1)
-    held = [bin_of == number for number in range(bins) if (bin_of == number).any()]
-    return {
-        "probability": [float(predicted[own].mean()) for own in held],
-        "frequency": [float(label[own].mean()) for own in held],
-        "count": [float(own.sum()) for own in held],
-    }

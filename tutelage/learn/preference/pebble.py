@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from tutelage.equations.preferences import preference_probability
 from tutelage.experience.replay import Replay
+from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.samplers import SAMPLERS
 from tutelage.learn.deep.sac import SAC
 from tutelage.learn.deep.sac import Config as SACConfig
@@ -84,9 +85,9 @@ class Pebble(RewardSource):
         lesson: Lesson,
         device: torch.device | str = "cpu",
     ) -> None:
-        """generators, reward_generators: one per seed, for the SAC and for the ensemble. Raises ValueError for an unknown sampler."""
+        """generators, reward_generators: one per seed, for the SAC and for the ensemble. Raises FeedbackError for an unknown sampler."""
         if config.sampler not in SAMPLERS:
-            raise ValueError(f'sampler "{config.sampler}" is none of {", ".join(SAMPLERS)}')
+            raise FeedbackError(f'sampler "{config.sampler}" is none of {", ".join(SAMPLERS)}')
         self.config, self.lesson = config, lesson
         self.sac = SAC(config.sac, observation_width, action_space, generators, device)
         width = action_space.shape[0]

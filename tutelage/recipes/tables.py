@@ -1,0 +1,68 @@
+"""Tables of results, rendered into Markdown pages: `python -m tutelage.recipes.tables README.md`.
+
+A page marks where a table goes with `<!-- results: NAME -->` and `<!-- end -->`; what lies between is written by this command from
+benchmarks/results/NAME.jsonl, and a test compares the two.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tutelage.recipes.rows import RESULTS, Row, read
+
+MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def scores(path: Path) -> str:
+    """One line per task and method: the median and every run, failures included."""
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in read(path):
+        method = row.method if row.library is None else f"{row.method} ({row.library})"
+        groups.setdefault((row.task, method, row.steps), []).append(row)
+    lines = ["| task | method | steps | median | every seed | minutes | commit |", "|---|---|---|---|---|---|---|"]
+    for (task, method, steps), rows in groups.items():
+        finished = [row.score for row in rows if row.score is not None]
+        every = ", ".join("failed" if row.score is None else f"{row.score:.0f}" for row in rows)
+        middle = f"{median(finished):.0f}" if finished else "-"
+        minutes = f"{max(row.seconds for row in rows) / 60:.1f}"
+        lines.append(f"| {task} | {method} | {steps:,} | {middle} | {every} | {minutes} | {rows[0].commit} |")
+    return "\n".join(lines)
+
+
+def plain(path: Path) -> str:
+    """One line per row, one column per field."""
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        lines.append("| " + " | ".join(_cell(row.get(name)) for name in names) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1_000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"pendulum": scores, "pebble_control": scores, "speed": plain, "reliability": plain}
+
+
+def render(page: str, results: Path = RESULTS) -> str:
+    """The page with every marked table made anew. Raises KeyError for a mark without a table, OSError without its results."""
+    return MARK.sub(lambda found: f"{found[1]}{TABLES[found[2]](results / f'{found[2]}.jsonl')}\n{found[3]}", page)
+
+
+def main(pages: list[str]) -> None:
+    """Rewrite the pages in place."""
+    for name in pages:
+        path = Path(name)
+        path.write_text(render(path.read_text()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
