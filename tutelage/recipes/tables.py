@@ -46,7 +46,9 @@ def plain(path: Path) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1_000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:.3g}" if isinstance(value, float) and abs(value) < 1_000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+    )
 
 
 TABLES: dict[str, Callable[[Path], str]] = {"pendulum": scores, "pebble_control": scores, "speed": plain, "reliability": plain}
