@@ -249,6 +249,12 @@ def test_compare_gives_intervals_from_five_seeds_on(copy: Path, tmp_path: Path):
         (tmp_path / name / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, out, _ = call("compare", tmp_path / "pebble-8", tmp_path / "sac")
     assert code == 0 and out.count("IQM") == 2 and "pebble-8 beats sac with probability 0.00 [0.00, 0.00] (same seeds paired)" in out
+    # What was learned from another reward is another task: its scores say nothing about this one's.
+    start["config"]["true_reward"] = "py:lessons:spin"
+    (tmp_path / "spin").mkdir()
+    (tmp_path / "spin" / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [start, *lines[1:]]))
+    out = call("compare", tmp_path / "sac", tmp_path / "spin")[1]
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == ["gym:Pendulum-v1", "gym:Pendulum-v1/spin"]
 
 
 def test_watch_films_something_that_moves(lesson: Path, tmp_path: Path):

@@ -26,7 +26,8 @@ def test_every_number_is_rendered_from_the_results() -> None:
 def test_a_changed_result_changes_the_page(tmp_path: Path) -> None:
     for name in TABLES:
         (tmp_path / f"{name}.jsonl").write_text("")
-    row = '{"task": "gym:Pendulum-v1", "method": "pebble-100", "seed": 0, "steps": 7000, "score": null, "seconds": 66.0, "hardware": "h", "commit": "c", "error": "e"}'
+    row = '{"task": "gym:Pendulum-v1", "method": "pebble-100", "seed": 0, "steps": 7000, "score": null, "seconds": 66.0, '
+    row += '"hardware": "h", "commit": "c", "error": "e"}'
     (tmp_path / "pendulum.jsonl").write_text(row + "\n" + row.replace("null", "-151.4").replace('"error": "e"', '"error": null') + "\n")
     assert "| gym:Pendulum-v1 | pebble-100 | 7,000 | -151 | failed, -151 | 1.1 | c |" in render(README, tmp_path)
 

@@ -18,13 +18,14 @@ from tutelage.evaluate.episodes import evaluate
 from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.games.make import make
 from tutelage.games.spec import Nested
+from tutelage.learn.deep.sac import Config as Ours
 from tutelage.recipes.pebble_control import Recipe, configuration
 from tutelage.recipes.rows import RESULTS, Row, append, read
 
 LIBRARY = "stable-baselines3 2.9.2"
 
 
-def environment(task: str):  # noqa: ANN201  # a gymnasium.Env, which is only there with the simulators
+def environment(task: str):  # a gymnasium.Env, which is only there with the simulators
     """One Gymnasium environment of the task, as our adapter makes it."""
     import gymnasium
 
@@ -57,6 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = configuration(Recipe(task=given.task, method="sac", scale=given.scale))
     ours = config.algorithm
+    assert isinstance(ours, Ours)
     done = {(row.task, row.method, row.seed, row.steps, row.library) for row in read(given.results)}
     if (given.task, "sac", given.seed, config.steps, LIBRARY) in done:
         return

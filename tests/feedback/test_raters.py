@@ -44,6 +44,7 @@ class TestTeachers:
             "skip": (math.inf, 1.0, 0.0, 0.1, 0.0, False),
             "equal": (math.inf, 1.0, 0.0, 0.0, 0.1, False),
             "myopic": (math.inf, 0.9, 0.0, 0.0, 0.0, False),
+            "coin": (0.0, 1.0, 0.0, 0.0, 0.0, False),  # ours: the control, who knows nothing
         }
 
     @pytest.mark.parametrize("wrong", [dict(mistake=1.5), dict(skip=-0.1), dict(beta=-1.0), dict(beta=math.nan), dict(discount=0.0)])

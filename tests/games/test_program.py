@@ -12,7 +12,7 @@ from tutelage.games.spec import GameError
 make: Any = addresses.make  # Any: a test knows which world it made
 
 SOURCE = '''
-import gymnasium
+import gymnasium.envs.classic_control
 import numpy as np
 import torch
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import tyro
 
 from tutelage.experiment.config import RunConfig
 from tutelage.experiment.log import read_events
@@ -17,6 +18,7 @@ from tutelage.recipes import pebble_control, pendulum
 from tutelage.recipes.names import RECIPES
 from tutelage.recipes.rows import RESULTS, Row, append, judged, read
 
+ROOT = Path(__file__).parents[2]
 FIELDS = {"task": str, "method": str, "seed": int, "steps": int, "score": float, "seconds": float, "hardware": str, "commit": str}
 
 
@@ -40,16 +42,20 @@ def results_before() -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in RESULTS.glob("*.jsonl")} if RESULTS.is_dir() else {}
 
 
-def command(*words: object) -> None:
-    """As `python -m tutelage.recipes.pendulum` reads its options."""
-    tyro.cli(pendulum.main, args=[str(word) for word in words], config=(tyro.conf.OmitArgPrefixes,))
+def command(recipe: str, *words: object) -> str:
+    """Run a recipe as a person does, and return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", f"tutelage.recipes.{recipe}", *map(str, words)]
+    answer = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
 
 
 def test_every_variant_of_the_pendulum_gives_its_rows(tmp_path: Path):
     results, runs = tmp_path / "rows.jsonl", tmp_path / "runs"
     words = ["table", "--scale", 0.02, "--seeds", 2, "--seed", 5, "--out", runs, "--results", results]
-    command(*words, "--variants", "pebble-50", "sac")
-    command(*words)  # goes on with the others
+    command("pendulum", *words, "--variants", "pebble-50", "sac")
+    command("pendulum", *words)  # goes on with the others
     rows = rows_of(results)
     order = ["pebble-50", "sac", *(variant for variant in pendulum.VARIANTS if variant not in ("pebble-50", "sac"))]
     assert [(row["task"], row["method"], row["seed"]) for row in rows] == [
@@ -65,18 +71,14 @@ def test_every_variant_of_the_pendulum_gives_its_rows(tmp_path: Path):
     for variant in ("pebble-flips", "pebble-coin"):
         sessions = [event for event in read_events(runs / f"{variant}-5" / "events.jsonl") if event["event"] == "session"]
         assert {event["seed"] for event in sessions} == {5, 6}
-    assert [row for row in read(results)] == [Row(**row) for row in rows]
-
-
-def test_a_small_try_leaves_the_measured_results_alone(tmp_path: Path):
+    assert read(results) == [Row(**row) for row in rows]
     before = results_before()
-    command("table", "--scale", 0.01, "--seeds", 1, "--variants", "sac", "--out", tmp_path)
-    assert (tmp_path / "sac-0" / "report.html").exists() and results_before() == before
+    pendulum.table(pendulum.Table(("sac",), 2, 5, 0.02, runs))  # a try that is given no file measures nothing
+    assert results_before() == before and rows_of(results) == rows
 
 
-def test_the_demo_shows_both_runs_in_one_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    command("demo", "--scale", 0.02, "--out", tmp_path)
-    said = capfd.readouterr().out
+def test_the_demo_shows_both_runs_in_one_report(tmp_path: Path):
+    said = command("pendulum", "demo", "--scale", 0.02, "--out", tmp_path)
     assert f"report, with SAC on the true reward beside it: {tmp_path / 'lesson' / 'report.html'}" in said
     page = (tmp_path / "lesson" / "report.html").read_text()
     assert "SAC" in page and "PEBBLE" in page
@@ -86,14 +88,20 @@ def test_the_demo_shows_both_runs_in_one_report(tmp_path: Path, capfd: pytest.Ca
 @pytest.mark.parametrize(("task", "method"), [("dm:walker-walk", "pebble"), ("gym:HalfCheetah-v5", "sac")])
 def test_the_control_recipe_gives_its_rows_once(task: Any, method: Any, tmp_path: Path):
     results = tmp_path / "rows.jsonl"
-    recipe = pebble_control.Recipe(task, method, seeds=1, seed=3, scale=0.01, out=tmp_path / "runs", results=results)
+    words = ["--task", task, "--method", method, "--seeds", 1, "--seed", 3, "--scale", 0.01]
+    words += ["--out", tmp_path / "runs", "--results", results]
     before = results_before()
-    pebble_control.main(recipe)
+    command("pebble_control", *words)
     rows = rows_of(results)
     check(rows, tmp_path / "runs" / f"{task.replace(':', '-')}-{method}-3")
     assert [(row["task"], row["method"], row["steps"]) for row in rows] == [(task, "pebble-10" if method == "pebble" else "sac", 1500)]
-    pebble_control.main(recipe)
+    pebble_control.main(pebble_control.Recipe(task, method, 1, 3, scale=0.01, out=tmp_path / "runs", results=results))
     assert rows_of(results) == rows and results_before() == before
+    # A peer's row, of the same task, method, seed and budget, is no reason not to run.
+    append(tmp_path / "peers.jsonl", [dataclasses.replace(Row(**rows[0]), library="a peer")])
+    recipe = pebble_control.Recipe(task, method, 1, 3, scale=0.01, out=tmp_path / "runs", results=tmp_path / "peers.jsonl")
+    pebble_control.main(recipe)
+    assert [row.library for row in read(recipe.results or results)] == ["a peer", None]
 
 
 def test_the_measured_protocols_are_those_that_the_recipes_name():
@@ -101,18 +109,15 @@ def test_the_measured_protocols_are_those_that_the_recipes_name():
     algorithm: Any = short.algorithm
     assert (short.steps, algorithm.labels, algorithm.sac.hidden, short.seeds) == (150_000, 700, (256, 256), 2)
     algorithm = full.algorithm
-    assert (full.steps, algorithm.labels, algorithm.sac.hidden, algorithm.sac.batch_size, full.seeds) == (
-        500_000,
-        700,
-        (1024, 1024),
-        1024,
-        5,
-    )
-    for method in get_args(pendulum.Variant):
-        config = pendulum.configuration(method, 6, 0)
+    assert (full.steps, algorithm.labels, algorithm.sac.hidden, algorithm.sac.batch_size) == (500_000, 700, (1024, 1024), 1024)
+    assert full.seeds == 5
+    for variant in get_args(pendulum.Variant):
+        config = pendulum.configuration(variant, 6, 0)
         assert (config.steps, config.seeds, config.evaluation_episodes) == (7_000, 6, 20)
-        assert config.method == (method.removeprefix("spin-") if method.endswith(("sac", "100", "50")) else "pebble-100")
-        assert config.teacher == {"pebble-flips": "mistake", "pebble-coin": "coin"}.get(method, "oracle")
+        algorithm = config.algorithm
+        assert config.name == ("sac" if variant.endswith("sac") else "pebble")
+        assert getattr(algorithm, "labels", None) == (None if variant.endswith("sac") else 50 if variant == "pebble-50" else 100)
+        assert config.teacher == {"pebble-flips": "mistake", "pebble-coin": "coin"}.get(variant, "oracle")
 
 
 def test_a_run_that_failed_has_a_row_that_says_so(tmp_path: Path):

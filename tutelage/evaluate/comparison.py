@@ -51,6 +51,7 @@ class Row:
 
     @property
     def median(self) -> float | None:
+        """Of the runs that have a score; None when none has."""
         return median(score for _, score in self.scores) if self.scores else None
 
 

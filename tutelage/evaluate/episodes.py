@@ -33,6 +33,7 @@ class EpisodeReturns:
 
     @property
     def mean(self) -> float:
+        """Of the returns: the score of a policy."""
         return self.returns.mean().item()
 
 

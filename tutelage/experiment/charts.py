@@ -68,6 +68,7 @@ class Curves:
 
 
 def learning_curves(data: Curves, figure: Figure, narrow: bool) -> None:
+    """Returns over steps: one line per seed, the mean of each method, and levels across."""
     axes = _axes(figure)
     for role, value in data.levels:
         axes.axhline(value, color=STANDS_FOR[role], linewidth=1.4, linestyle=(0, (5, 4)), zorder=2)

@@ -60,6 +60,7 @@ class EventLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Bring everything to the disk and let go of the file; closing twice does nothing."""
         if not self._file.closed:
             self.sync()
             self._file.close()

@@ -423,12 +423,12 @@ def reward_source(address: str) -> RewardSource:
         raise ConfigError(f'true_reward is {address!r}; "game" or py:module:function was expected')
     look_here(module)
     try:
-        function = getattr(importlib.import_module(module), name)
+        function: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"true_reward is {address!r}, which leads to no function: {error}") from None
     if not callable(function):
         raise ConfigError(f"true_reward is {address!r}, which leads to a {type(function).__name__}; a function was expected")
-    return WrittenReward(function)
+    return WrittenReward(function)  # type: ignore[arg-type]  # what it answers is checked at every call
 
 
 @contextlib.contextmanager

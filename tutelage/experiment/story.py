@@ -52,26 +52,32 @@ class Log:
         ]
 
     def last(self, kind: str, seed: int | None = None, **wanted: Any) -> Event | None:
+        """The newest event of a kind, chosen as by `of`; None when there is none."""
         return next(reversed(self.of(kind, seed, **wanted)), None)
 
     @property
     def start(self) -> Event:
+        """The first event, with configuration and fingerprint; empty where it is missing."""
         return self.last("start") or {}
 
     @property
     def config(self) -> Mapping[str, Any]:
+        """The configuration that the run was started with."""
         return self.start.get("config") or {}
 
     @property
     def method(self) -> str:
+        """As result rows name it."""
         return str(self.config.get("method") or self.config.get("name") or self.name)
 
     @property
     def title(self) -> str:
+        """The method as the field writes it."""
         return title_of(self.method)
 
     @property
     def game(self) -> str:
+        """Its address."""
         return str(self.config.get("game") or "an unnamed game")
 
     @property
@@ -82,6 +88,7 @@ class Log:
 
     @property
     def seeds(self) -> list[int]:
+        """All seeds that were announced or that an event names."""
         own = {e["seed"] for e in self.events if e.get("seed") is not None and e["event"] != "baseline"}
         return sorted(own.union(self.start.get("seeds") or []))
 
@@ -92,6 +99,7 @@ class Log:
 
     @property
     def learns_from_answers(self) -> bool:
+        """Whether somebody is asked, or the game itself pays."""
         settings = self.config.get("algorithm")
         return bool(self.of("session")) or (isinstance(settings, Mapping) and "labels" in settings)
 
@@ -108,6 +116,7 @@ class Log:
 
     @property
     def curves_are_evaluations(self) -> bool:
+        """Whether every seed was evaluated often enough to draw a line."""
         return min((len(points(self.of("evaluation", s, policy="learned"), "mean")[0]) for s in self.seeds), default=0) >= 3
 
     def curves(self) -> dict[int, Points]:
@@ -139,6 +148,7 @@ class Story:
 
     @staticmethod
     def read(run: Path, beside: Sequence[Path] = ()) -> "Story":
+        """The story of a run directory. Raises LogError for a log that cannot be read and for runs that cannot stand side by side."""
         run = run.resolve()
         log = Log(run.name, read_events(run / EVENTS))
         found: list[tuple[str, bool, dict[int, float], dict[int, Points]]] = []
@@ -166,6 +176,7 @@ class Story:
 
     @property
     def untrained(self) -> dict[int, float]:
+        """By seed: the mean return of the policy before it learned."""
         return self.log.scores("untrained")
 
     @property
@@ -201,6 +212,7 @@ def points(events: Sequence[Event], field: str) -> Points:
 
 
 def pair(event: Event, x: str, y: str) -> Points:
+    """Two lists of an event as points; entries in which either is no number are left out."""
     kept = [(a, b) for a, b in zip(event.get(x) or [], event.get(y) or [], strict=False) if is_number(a) and is_number(b)]
     return np.array([a for a, _ in kept], dtype=float), np.array([b for _, b in kept], dtype=float)
 
@@ -221,4 +233,5 @@ def title_of(method: str) -> str:
 
 
 def is_number(value: object) -> bool:
+    """Whether JSON would call this a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -74,12 +74,14 @@ class ControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """As Gymnasium's `reset`."""
         if seed is not None:
             # The generator of the suite takes words of 32 bits, and one small number as itself.
             self._task.random.seed(seed if seed < 2**32 else [seed >> shift & 0xFFFFFFFF for shift in range(0, seed.bit_length(), 32)])
         return _vector(self._env.reset().observation), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """As Gymnasium's `step`; a simulation that diverged ends in a GameError."""
         try:
             answer = self._env.step(action)
         except control.PhysicsError as error:
@@ -124,6 +126,7 @@ class ControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return physics.render(height, width, camera, render_flag_overrides={"shadow": False, "reflection": False})
 
     def close(self) -> None:
+        """Release the physics."""
         self._env.close()
 
 

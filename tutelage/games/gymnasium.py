@@ -49,7 +49,9 @@ spaces: Any = gymnasium.spaces
 class Drawable(Protocol):
     """An environment that draws itself in any size."""
 
-    def draw(self, width: int, height: int) -> np.ndarray: ...
+    def draw(self, width: int, height: int) -> np.ndarray:
+        """A picture, `[height, width, 3]` uint8."""
+        ...
 
 
 def convert_space(space: Any, name: str) -> Space:

@@ -17,9 +17,13 @@ from tutelage.games.spec import CannotSnapshot, Snapshot
 class Restorable(Protocol):
     """An environment that can put itself back, its own generator included."""
 
-    def snapshot(self) -> Snapshot: ...
+    def snapshot(self) -> Snapshot:
+        """All that the world keeps."""
+        ...
 
-    def restore(self, snapshot: Snapshot) -> None: ...
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the world back."""
+        ...
 
 
 _WRAPPERS: dict[str, tuple[str, ...]] = {

@@ -70,8 +70,8 @@ def configuration(recipe: Recipe) -> RunConfig:
         students = replace(students, reward_model=replace(students.reward_model, hidden=(32, 32), epochs=5))
     return RunConfig(
         algorithm=students if recipe.method == "pebble" else learner, game=recipe.task, steps=steps, seed=recipe.seed,
-        seeds=5 if recipe.full else recipe.seeds, threads=recipe.threads, evaluate_every=max(steps // 6, 1),
-        evaluation_episodes=5 if recipe.scale == 1.0 else 1,
+        seeds=5 if recipe.full else recipe.seeds, threads=recipe.threads,
+        evaluate_every=max(steps // 6, 1) if recipe.scale == 1.0 else steps, evaluation_episodes=5 if recipe.scale == 1.0 else 1,
         checkpoint_every=max(steps // 15, 1), log_every=max(steps // 300, 1), clips=3 if recipe.scale == 1.0 else 0,
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
     with_budget = f"pebble-{config.algorithm.labels}" if isinstance(config.algorithm, pebble.Config) else "sac"
     task = recipe.task if not recipe.full else f"{recipe.task}/full"
     if results is not None and any(
-        (r.task, r.method, r.seed, r.steps) == (task, with_budget, config.seed, config.steps) for r in read(results)
+        (r.task, r.method, r.seed, r.steps, r.library) == (task, with_budget, config.seed, config.steps, None) for r in read(results)
     ):
         return
     if (out / EVENTS).exists():

@@ -40,12 +40,12 @@ LEARNER = sac.Config(
     updates_per_step=2,  # one leaves a third of the seeds at -200 to -350: the reward becomes right late, and too few steps are left
 )
 REWARD_MODEL = learned.Config(
-    hidden=(64, 64), learning_rate=1e-3, weight_decay=0.01, batch_size=32, epochs=1_000, first_max_steps=200, max_steps=100,
+    hidden=(64, 64), learning_rate=1e-3, weight_decay=2.0, batch_size=32, epochs=1_000, first_max_steps=200, max_steps=100,
     target_accuracy=1.0,  # never stop early: on so few labels 0.97 is reached before the new ones have taught anything
     bounded=False, standardize_inputs=True, target_std=1.0,
 )  # fmt: skip
 STUDENT = pebble.Config(
-    labels=100, first_session_labels=40, session_labels=15, session_every=700, pretraining_steps=800, sac=LEARNER, reward_model=REWARD_MODEL
+    labels=100, first_session_labels=40, session_labels=10, session_every=600, pretraining_steps=800, sac=LEARNER, reward_model=REWARD_MODEL
 )
 
 
@@ -86,7 +86,7 @@ def configuration(variant: Variant, seeds: int, seed: int, scale: float = 1.0) -
     """What a variant runs."""
     student, teacher = STUDENT, "oracle"
     if variant == "pebble-50":
-        student = replace(student, labels=50, first_session_labels=20, session_labels=8)
+        student = replace(student, labels=50, first_session_labels=20, session_labels=5)
     if variant == "pebble-flips":
         # Wrong answers are memorized by a model that is fitted for long: the likelihood knows of them, and the fit is short.
         model = replace(REWARD_MODEL, rater_error=0.1, first_max_steps=30, max_steps=30)
@@ -96,14 +96,15 @@ def configuration(variant: Variant, seeds: int, seed: int, scale: float = 1.0) -
     if scale != 1.0:
         few = max(round(student.labels * scale), 4)
         student = replace(
-            student, labels=few, first_session_labels=few // 2, session_labels=max(few // 4, 1), session_every=max(round(700 * scale), 1),
+            student, labels=few, first_session_labels=few // 2, session_labels=max(few // 4, 1), session_every=max(round(600 * scale), 1),
             pretraining_steps=round(800 * scale), segment_length=10, sac=replace(LEARNER, random_steps=max(round(200 * scale), 20)),
+            reward_model=replace(student.reward_model, first_max_steps=20, max_steps=10), updates_after_reset=10,
         )  # fmt: skip
     steps = round(7_000 * scale)
     return RunConfig(
         algorithm=(student.sac if variant.endswith("sac") else student), game=GAME, steps=steps, seeds=seeds, seed=seed, teacher=teacher,
-        true_reward=SPIN if variant.startswith("spin") else "game", evaluate_every=max(steps // 7, 1),
-        evaluation_episodes=20 if scale == 1.0 else 1,
+        true_reward=SPIN if variant.startswith("spin") else "game",
+        evaluate_every=steps // 7 if scale == 1.0 else steps, evaluation_episodes=20 if scale == 1.0 else 1,
         checkpoint_every=max(steps // 7, 1), log_every=max(steps // 70, 1), clips=3 if scale == 1.0 else 0,
     )  # fmt: skip
 
@@ -138,7 +139,7 @@ def table(options: Table) -> None:
         config = configuration(variant, options.seeds, options.seed, options.scale)
         task = f"{GAME}/spin" if variant.startswith("spin") else GAME
         method = variant.removeprefix("spin-")
-        if results is not None and any((r.task, r.method, r.seed) == (task, method, config.seed) for r in read(results)):
+        if results is not None and any((r.task, r.method, r.seed, r.library) == (task, method, config.seed, None) for r in read(results)):
             continue
         out = options.out / f"{variant}-{config.seed}"
         _train_or_resume(config, out, Console())
