@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC  # pyright: ignore[reportMissingImports]  # lives in benchmarks/.venvs/sb3
 
 from tutelage.evaluate.episodes import evaluate
 from tutelage.experiment.fingerprint import commit, hardware

@@ -43,6 +43,16 @@ def plain(path: Path) -> str:
     return "\n".join(lines)
 
 
+def counts(path: Path) -> str:
+    """One line per row: what was done how often, and everything that was counted, in words."""
+    lines = ["| what | kills | counted | seconds | commit |", "|---|---|---|---|---|"]
+    for row in (json.loads(line) for line in path.read_text().splitlines() if line.strip()):
+        apart = ("task", "kills", "seconds", "hardware", "commit")
+        counted = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in row.items() if name not in apart)
+        lines.append(f"| {row['task'].replace('_', ' ')} | {row['kills']} | {counted} | {row['seconds']:.0f} | {row['commit']} |")
+    return "\n".join(lines)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
@@ -51,7 +61,7 @@ def _cell(value: Any) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"pendulum": scores, "pebble_control": scores, "speed": plain, "reliability": plain}
+TABLES: dict[str, Callable[[Path], str]] = {"pendulum": scores, "pebble_control": scores, "speed": plain, "reliability": counts}
 
 
 def render(page: str, results: Path = RESULTS) -> str:
