@@ -215,3 +215,42 @@ def test_saved_and_loaded_it_hears_and_asks_the_same(tmp_path):
     assert made.asked == again.asked and made.awaited == again.awaited
     drawn: list[Tensor] = [one.candidates(replay(), 4, H, 10)[0].observation for one in (made, again)]
     assert torch.equal(drawn[0], drawn[1])
+
+
+def test_only_fresh_answers_are_foretold_and_only_where_there_is_a_model(tmp_path):
+    made, (first, second) = asked(lesson(tmp_path))
+    first.say(0, "left")
+    second.say(0, "right")
+    made.listen(60)
+    comparisons = made.comparisons(BOTH)
+    assert comparisons is not None and comparisons.fresh.tolist() == [[True], [True]]
+    made.foretell(comparisons, torch.tensor([[0.9], [0.8]]), torch.tensor([False, True]))
+    first.say(1, "tie")
+    made.listen(61)
+    comparisons = made.comparisons(BOTH)
+    assert comparisons is not None and comparisons.fresh.tolist() == [[False, True], [False, False]]
+    made.foretell(comparisons, torch.tensor([[0.1, 0.6], [0.3, 0.5]]), BOTH)
+    assert made.foretold == [[(pytest.approx(0.6), 0.5)], [(pytest.approx(0.8), 0.0)]]
+    again = lesson(tmp_path)
+    again.load(unpack(*pack(made.state())))
+    assert again.foretold == made.foretold and again.fresh == [[], []]
+
+
+def test_a_fit_logs_its_calibration_once_something_was_foretold(tmp_path):
+    made, (first, _) = asked(lesson(tmp_path))
+    first.say(0, "left")
+    made.listen(60)
+    comparisons = made.comparisons(BOTH)
+    assert comparisons is not None
+    generators = [Generator().manual_seed(seed) for seed in range(R)]
+    ensemble = RewardEnsemble(Config(hidden=(8,)), D, A, generators)
+    fitted = {"loss": torch.zeros(R), "accuracy": torch.ones(R), "fit_steps": torch.ones(R)}
+    made.events.clear()
+    made.report(torch.tensor([True, False]), comparisons, ensemble, fitted, 60)
+    assert [event["event"] for event in made.events] == ["session", "scatter"]
+    made.foretell(comparisons, torch.tensor([[0.7], [0.5]]), BOTH)
+    made.events.clear()
+    made.report(torch.tensor([True, False]), comparisons, ensemble, fitted, 60)
+    found = made.events[-1]
+    assert (found["event"], found["seed"], found["step"]) == ("calibration", 0, 60)
+    assert found["probability"] == [pytest.approx(0.7)] and found["frequency"] == [1.0] and found["count"] == [1.0]
