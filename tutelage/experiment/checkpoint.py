@@ -118,12 +118,7 @@ class Checkpoints:
         content = save({name: tensor.cpu() for name, tensor in tensors.items()})
         name = _digest(content)
         if name not in self._whole:
-            partial = self.replay_directory / f"{LEFTOVER}{os.getpid()}"
-            try:
-                _write(partial, content)
-                os.replace(partial, self._chunk_path(name))
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(self._chunk_path(name), content, self.replay_directory / f"{LEFTOVER}{os.getpid()}")
             self._whole.add(name)
         return name
 
@@ -260,6 +255,15 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_whole(path: Path, content: bytes, partial: Path) -> None:
+    """A file that appears with all of its bytes on the disk, or not at all; partial: its name until then, in the same folder."""
+    try:
+        _write(partial, content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sync_directory(path: Path) -> None:

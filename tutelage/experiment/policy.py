@@ -9,6 +9,7 @@ import torch
 from tutelage.evaluate.episodes import EpisodeReturns, evaluate_members
 from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
 from tutelage.experiment.checkpoint import Checkpoints
+from tutelage.experiment.config import RunConfig
 from tutelage.experiment.run import RunError, read_config, reward_source
 from tutelage.games.make import make
 from tutelage.games.nested import flat_width
@@ -37,7 +38,7 @@ def load_policy(run: Path | str, seed: int | None = None) -> TrainedPolicy:
     chosen = config.seed if seed is None else seed
     if chosen not in seeds:
         raise RunError(f"seed {chosen} was asked for; {run} trained seeds {seeds.start} to {seeds.stop - 1}")
-    step, learner, observation_space = _load(Path(run))
+    step, learner, observation_space = _load(Path(run), config)
     policy = TrainedPolicy(learner, config.seeds, chosen - config.seed, observation_space)
     policy.step = step
     return policy
@@ -46,7 +47,7 @@ def load_policy(run: Path | str, seed: int | None = None) -> TrainedPolicy:
 def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturns]]:
     """The step of the newest checkpoint, and noise-free episodes of every seed, by what the run was judged by."""
     config = read_config(run)
-    step, learner, observation_space = _load(run)
+    step, learner, observation_space = _load(run, config)
     source = reward_source(config.true_reward)
     policy = StackedPolicy(learner, config.seeds, observation_space)
     with contextlib.closing(make(config.game, config.seeds * min(episodes, 10))) as game:
@@ -56,8 +57,7 @@ def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturn
     return step, {config.seed + i: result for i, result in enumerate(results)}
 
 
-def _load(run: Path) -> tuple[int, sac.SAC, Any]:
-    config = read_config(run)
+def _load(run: Path, config: RunConfig) -> tuple[int, sac.SAC, Any]:
     step, state, _ = Checkpoints(run).load_state()
     spaces = {name: space_from_json(space) for name, space in state["spaces"].items()}
     algorithm = config.algorithm if isinstance(config.algorithm, sac.Config) else config.algorithm.sac

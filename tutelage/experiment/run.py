@@ -22,7 +22,7 @@ from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
 from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Rollout
 from tutelage.experience.segments import SegmentArchive
-from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded
+from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded, write_whole
 from tutelage.experiment.config import ConfigError, RunConfig, from_json, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog, read_events
@@ -92,7 +92,7 @@ class Experiment:
         self._evaluation_game: Game | None = None
         self._ended = False
         if not (out / EVENTS).exists():  # where there is a log, there is a configuration: `resume` needs both
-            _write_whole(out / "config.json", json.dumps(to_json(config), indent=1))
+            write_whole(out / "config.json", json.dumps(to_json(config), indent=1).encode(), out / f".config.json.{os.getpid()}")
         self.log = EventLog(out / EVENTS)
 
     def _make_learner(self, width: int) -> sac.SAC | pebble.Pebble:
@@ -222,12 +222,12 @@ class Experiment:
             for i, seed in enumerate(self.seeds):
                 self.log.append("update", step, seed=seed, **{name: float(value[i]) for name, value in metrics.items()})
         if step % self.config.log_every == 0 or self.finished:
-            for what, members in self._frozen_now().items():
+            for what, members in self.frozen().items():
                 for i in (members & ~self._frozen.get(what, torch.zeros_like(members))).nonzero().flatten().tolist():
                     self.log.append("frozen_member", step, seed=self.seeds[i], what=what)
                 self._frozen[what] = members
 
-    def _frozen_now(self) -> dict[str, Tensor]:
+    def frozen(self) -> dict[str, Tensor]:
         """Which seeds have a net that stopped at its last finite weights, by net: `[R]` bool each."""
         frozen = self.sac.frozen()
         if isinstance(self.learner, pebble.Pebble):
@@ -463,18 +463,6 @@ def _lock(out: Path) -> int:
         except FileNotFoundError:
             pass  # whoever held it failed to start and took the directory away: try once more
         os.close(descriptor)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -13,12 +13,9 @@ import tyro
 from rich.console import Console
 
 from tutelage.experiment.config import RunConfig
-from tutelage.experiment.log import EVENTS
-from tutelage.experiment.run import Experiment
-from tutelage.experiment.train import resume, train
 from tutelage.learn.deep import sac
 from tutelage.learn.preference import pebble
-from tutelage.recipes.rows import RESULTS, append, judged, read
+from tutelage.recipes.rows import RESULTS, add_rows
 
 LABELS = {"dm:walker-walk": 500, "gym:HalfCheetah-v5": 700}
 """B-Pref's smaller budget for walker-walk; Christiano's for the cheetah."""
@@ -83,19 +80,7 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
     results = recipe.results or (RESULTS / "pebble_control.jsonl" if recipe.scale == 1.0 else None)
     with_budget = f"pebble-{config.algorithm.labels}" if isinstance(config.algorithm, pebble.Config) else "sac"
     task = recipe.task if not recipe.full else f"{recipe.task}/full"
-    if results is not None and any(
-        (r.task, r.method, r.seed, r.steps, r.library) == (task, with_budget, config.seed, config.steps, None) for r in read(results)
-    ):
-        return
-    if (out / EVENTS).exists():
-        resume(out, console=console)
-    else:
-        train(config, out, console=console)
-    with Experiment(config, out) as experiment:
-        experiment.restore()
-        rows = judged(experiment, task, with_budget, episodes=100 if recipe.scale == 1.0 else 2)
-    if results is not None:
-        append(results, rows)
+    add_rows(config, out, task, with_budget, results, 100 if recipe.scale == 1.0 else 2, console or Console())
 
 
 if __name__ == "__main__":

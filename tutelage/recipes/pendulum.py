@@ -17,12 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from tutelage.experiment.config import RunConfig
-from tutelage.experiment.log import EVENTS
-from tutelage.experiment.run import Experiment
-from tutelage.experiment.train import resume, train
 from tutelage.learn.deep import sac
 from tutelage.learn.preference import pebble
-from tutelage.recipes.rows import RESULTS, append, judged, read
+from tutelage.recipes.rows import RESULTS, add_rows, train_or_resume
 from tutelage.rewards import learned
 
 GAME = "gym:Pendulum-v1"
@@ -114,7 +111,7 @@ def demo(options: Demo) -> None:
     lesson, beside = options.out / "lesson", options.out / "sac"
     arguments = [sys.executable, "-m", "tutelage.recipes.pendulum", "beside", "--out", str(beside), "--scale", str(options.scale)]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
-        _train_or_resume(configuration("pebble-100", 3, 0, options.scale), lesson, Console())
+        train_or_resume(configuration("pebble-100", 3, 0, options.scale), lesson, Console())
         if process.wait() != 0:
             raise SystemExit(f"SAC on the true reward ended with code {process.returncode}; its log is in {beside}")
     from tutelage.experiment.report import write_report
@@ -139,22 +136,8 @@ def table(options: Table) -> None:
         config = configuration(variant, options.seeds, options.seed, options.scale)
         task = f"{GAME}/spin" if variant.startswith("spin") else GAME
         method = variant.removeprefix("spin-")
-        if results is not None and any((r.task, r.method, r.seed, r.library) == (task, method, config.seed, None) for r in read(results)):
-            continue
         out = options.out / f"{variant}-{config.seed}"
-        _train_or_resume(config, out, Console())
-        with Experiment(config, out) as experiment:
-            experiment.restore()
-            rows = judged(experiment, task, method, episodes=100 if options.scale == 1.0 else 2)
-        if results is not None:
-            append(results, rows)
-
-
-def _train_or_resume(config: RunConfig, out: Path, console: Console) -> None:
-    if (out / EVENTS).exists():
-        resume(out, console=console)
-    else:
-        train(config, out, console=console)
+        add_rows(config, out, task, method, results, 100 if options.scale == 1.0 else 2, Console())
 
 
 def main(
@@ -169,7 +152,7 @@ def main(
     elif isinstance(what, Table):
         table(what)
     else:
-        _train_or_resume(configuration("sac", 3, 0, what.scale), what.out, Console())
+        train_or_resume(configuration("sac", 3, 0, what.scale), what.out, Console())
 
 
 if __name__ == "__main__":

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.console import Console
+
+from tutelage.experiment.config import RunConfig
 from tutelage.experiment.fingerprint import commit, hardware
+from tutelage.experiment.log import EVENTS
 from tutelage.experiment.run import Experiment
+from tutelage.experiment.train import resume, train
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 SCORE_EPISODES = 100
@@ -54,7 +59,7 @@ def read(path: Path) -> list[Row]:
 
 def judged(experiment: Experiment, task: str, method: str, episodes: int = SCORE_EPISODES) -> list[Row]:
     """Rows of a finished run: the final policy of every seed over `episodes` noise-free episodes."""
-    frozen = {i for members in experiment.sac.frozen().values() for i in members.nonzero().flatten().tolist()}
+    frozen = {i for members in experiment.frozen().values() for i in members.nonzero().flatten().tolist()}
     scores = experiment.evaluate(episodes=episodes)
     return [
         Row(
@@ -63,3 +68,24 @@ def judged(experiment: Experiment, task: str, method: str, episodes: int = SCORE
         )
         for i, (seed, own) in enumerate(zip(experiment.seeds, scores, strict=True))
     ]  # fmt: skip
+
+
+def train_or_resume(config: RunConfig, out: Path, console: Console) -> None:
+    """Start the run, or continue it where it stopped."""
+    if (out / EVENTS).exists():
+        resume(out, console=console)
+    else:
+        train(config, out, console=console)
+
+
+def add_rows(config: RunConfig, out: Path, task: str, method: str, results: Path | None, episodes: int, console: Console) -> None:
+    """Run or resume, judge the final policies and add their rows to `results` (None: nowhere); nothing, where they are there already."""
+    wanted = (task, method, config.seed, config.steps, None)
+    if results is not None and any((row.task, row.method, row.seed, row.steps, row.library) == wanted for row in read(results)):
+        return
+    train_or_resume(config, out, console)
+    with Experiment(config, out) as experiment:
+        experiment.restore()
+        rows = judged(experiment, task, method, episodes)
+    if results is not None:
+        append(results, rows)
