@@ -67,6 +67,32 @@ class RunningMoments:
         return (self.m2 / self.count).sqrt()
 
 
+def masked_mean(x: Float[Tensor, "*batch N"], mask: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
+    """sum_i m_i x_i / sum_i m_i,   m_i in {0, 1};   0 where all are masked."""
+    return (x * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)
+
+
+def mean_of(x: Float[Tensor, "R *n"], mask: Float[Tensor, "R *n"] | None = None) -> Float[Tensor, "R"]:
+    """The mean of each member's samples, over all other axes; mask: 1 for a sample that counts, else 0 (None: all do)."""
+    return x.flatten(1).mean(1) if mask is None else masked_mean(x.flatten(1), mask.flatten(1))
+
+
+def variance_of(x: Float[Tensor, "R *n"], mask: Float[Tensor, "R *n"] | None = None) -> Float[Tensor, "R"]:
+    """The variance of each member's samples, sum(m (x - mean)^2) / (sum(m) - 1); mask as in `mean_of`."""
+    if mask is None:
+        return x.flatten(1).var(1)
+    deviation = x - mean_of(x, mask).view(-1, *[1] * (x.dim() - 1))
+    return (deviation.square() * mask).flatten(1).sum(1) / (mask.flatten(1).sum(1) - 1.0).clamp(min=1.0)
+
+
+def standardized(x: Float[Tensor, "R *n"], mask: Float[Tensor, "R *n"] | None = None) -> Float[Tensor, "R *n"]:
+    """(x - mean) / (standard deviation + 1e-8), by each member's own; x itself where a member has a single sample."""
+    if x[0].numel() < 2:
+        return x
+    lead = (-1, *[1] * (x.dim() - 1))
+    return (x - mean_of(x, mask).view(lead)) / (variance_of(x, mask).sqrt() + 1e-8).view(lead)
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate and the bounds of its confidence interval."""

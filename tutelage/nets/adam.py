@@ -45,8 +45,7 @@ class StackedAdam:
             bad = moving & ~self.parameters.finite_members(gradient.square())
             self.frozen |= bad
             moving = moving & ~bad
-        if self.max_grad_norm is not None:
-            gradient = self._clipped(gradient, self.max_grad_norm)
+        gradient = self.clipped(gradient)
         paces = self._paces(moving)
         if [len(members) for members in paces.values()] == [self.parameters.members]:
             [(count, learning_rate)] = paces
@@ -80,10 +79,15 @@ class StackedAdam:
             eps=self.epsilon, maximize=False, foreach=False, capturable=False, differentiable=False, decoupled_weight_decay=True,
         )  # fmt: skip
 
-    def _clipped(self, gradient: Tensor, max_norm: float) -> Tensor:
+    def clipped(self, gradient: Tensor) -> Tensor:
+        """The gradient with the norm of each member at most max_grad_norm (None: as it is). Pascanu et al. 2013, algorithm 1."""
+        if self.max_grad_norm is None:
+            return gradient
+        if self.parameters.members == 1:  # one pass instead of one per weight: what a small net's update would spend most on
+            return gradient * (self.max_grad_norm / (gradient.dot(gradient).sqrt() + 1e-6)).clamp(max=1.0)
         views = self.parameters.split(gradient)
         squares = sum(view.reshape(self.parameters.members, -1).square().sum(-1) for view in views.values())
-        factor = (max_norm / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1.0)
+        factor = (self.max_grad_norm / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1.0)
         return torch.cat([(view * factor.view((-1,) + (1,) * (view.dim() - 1))).reshape(-1) for view in views.values()])
 
     def reset(self, members: Tensor | None = None) -> None:

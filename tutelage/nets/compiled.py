@@ -12,24 +12,24 @@ from tutelage.nets.targets import Target
 
 Weights = Mapping[str, Tensor]
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-"""(weights of each group, weights of the target, whatever else it needs) -> (losses `[R]`, metrics)."""
+"""(weights of each group, weights of every target, whatever else it needs) -> (losses `[R]`, metrics)."""
 
 
 class CompiledUpdate:
-    """Minimizes a loss as the eager step would (StackedAdam.step, then Target.follow), to rounding.
+    """Minimizes a loss as the eager step would (StackedAdam.step, then Target.follow of each target), to rounding.
 
     One torch.compile over everything lets the compiler fuse activations, their derivatives and the optimizer's arithmetic; a
     compiled loss alone gains nothing on nets this small. Weights, moments and counts stay in the buffers of the eager objects, so
-    that saving, resetting and freezing see no difference. What it does not know: clipped gradients and decay (none of its users).
+    that saving, resetting and freezing see no difference. What it does not know: the decay of weights (none of its users).
     """
 
-    def __init__(self, loss: Loss, groups: Sequence[tuple[Parameters, StackedAdam]], target: Target) -> None:
-        """groups: in the order in which `loss` wants their weights; the target follows one of them."""
-        for _, optimizer in groups:
-            if optimizer.max_grad_norm is not None or optimizer.weight_decay:
-                raise ValueError("a compiled update neither clips gradients nor decays weights; its optimizers ask for it")
-        self._loss, self._groups, self._target = loss, list(groups), target
-        self._followed = [parameters for parameters, _ in groups].index(target.source)
+    def __init__(self, loss: Loss, groups: Sequence[tuple[Parameters, StackedAdam]], *targets: Target, follow: bool = True) -> None:
+        """groups: in the order in which `loss` wants their weights. follow: each target follows one of them; else they all stay."""
+        if any(optimizer.weight_decay for _, optimizer in groups):
+            raise ValueError("a compiled update does not decay weights; one of its optimizers asks for it")
+        self._loss, self._groups, self._targets = loss, list(groups), targets
+        sources = [parameters for parameters, _ in groups]
+        self._followed = [sources.index(target.source) for target in targets] if follow else []
         # Which member an entry of a flat tensor belongs to; one member needs no such lookup.
         self._owners = [self._owner(parameters) if parameters.members > 1 else None for parameters, _ in groups]
         # Of what the function reads only tensors can change; to ask on every call whether the rest has would take 0.2 ms.
@@ -51,17 +51,18 @@ class CompiledUpdate:
             for parameters, optimizer in self._groups
         ]
         # A tensor, for a number would be compiled in, once for each value.
-        finite, metrics = self._compiled(buffers, self._target.flat, torch.tensor(target_rate), inputs)
+        finite, metrics = self._compiled(buffers, [target.flat for target in self._targets], torch.tensor(target_rate), inputs)
         return metrics if finite else None
 
     def _update(
-        self, buffers: Sequence[tuple[Tensor, ...]], target: Tensor, target_rate: Tensor, inputs: Sequence[Any]
+        self, buffers: Sequence[tuple[Tensor, ...]], targets: Sequence[Tensor], target_rate: Tensor, inputs: Sequence[Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         groups = self._groups
 
         def total(flats: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             weights = [parameters.split(flat) for (parameters, _), flat in zip(groups, flats, strict=True)]
-            loss, metrics = self._loss(weights, self._target.source.split(target), *inputs)
+            frozen = (target.source.split(flat) for target, flat in zip(self._targets, targets, strict=True))
+            loss, metrics = self._loss(weights, *frozen, *inputs)
             return loss.sum(), metrics
 
         gradients, metrics = torch.func.grad(total, has_aux=True)([flat for flat, *_ in buffers])
@@ -69,6 +70,7 @@ class CompiledUpdate:
         gradients = [torch.where(moves, gradient, 0.0) for moves, gradient in zip(moving, gradients, strict=True)]
         # One number to test, since every entry repeats the test; squares, as StackedAdam has them.
         finite = torch.isfinite(torch.stack([(gradient * gradient).sum() for gradient in gradients]).sum())
+        gradients = [optimizer.clipped(gradient) for (_, optimizer), gradient in zip(groups, gradients, strict=True)]
         for (_, optimizer), owner, gradient, moves, own in zip(groups, self._owners, gradients, moving, buffers, strict=True):
             weights, first, second, steps, frozen, rate, root = own
             if owner is not None:
@@ -77,8 +79,8 @@ class CompiledUpdate:
             for buffer, value in zip((weights, first, second), new, strict=True):
                 buffer.copy_(torch.where(finite & moves, value, buffer))
             steps.copy_(torch.where(finite, steps + ~frozen, steps))
-        followed = buffers[self._followed][0]
-        target.copy_(torch.where(finite, target + target_rate * (followed - target), target))
+        for target, followed in zip(targets, self._followed, strict=False):
+            target.copy_(torch.where(finite, target + target_rate * (buffers[followed][0] - target), target))
         return finite, metrics
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from tutelage.nets.initialization import fill_uniform
 from tutelage.nets.parameters import Parameters
 
 # In place: the backward pass of each needs its result only, and the product before it needs neither.
@@ -36,18 +37,13 @@ class MLP:
         return shapes
 
     def initialize(self, parameters: Parameters, generators: Sequence[Generator], chosen: Bool[Tensor, "R"] | None = None) -> None:
-        """Fill with U(-1/sqrt(in), 1/sqrt(in)); seed r draws from its own generator, so that stacking changes nothing.
+        """Fill with U(-1/sqrt(in), 1/sqrt(in)), as PyTorch's Linear and its users' baselines have it.
 
         chosen: the seeds to fill (None: all); the generators of the others are left alone.
-        LeCun et al. 1998, sec. 4.6 (up to a constant); the bound that PyTorch's Linear and its users' baselines have.
         """
         for i, width_in in enumerate(self.sizes[:-1]):
             for kind in ("weight", "bias"):
-                for seed, (member, generator) in enumerate(zip(parameters.weights[f"{kind}_{i}"], generators, strict=True)):
-                    if chosen is not None and not chosen[seed]:
-                        continue
-                    draw = torch.rand(member.shape, generator=generator)
-                    member.copy_((2.0 * draw - 1.0) / width_in**0.5)
+                fill_uniform(parameters.weights[f"{kind}_{i}"], width_in, generators, chosen)
 
     def __call__(self, weights: Mapping[str, Tensor], x: Float[Tensor, "*members N width_in"]) -> Float[Tensor, "*members N width_out"]:
         """One batched product per layer. An input may be expanded over member axes; only the first layer copies it."""

@@ -12,3 +12,19 @@ def normal(generators: Sequence[Generator], shape: Sequence[int]) -> Tensor:
     for row, generator in zip(out, generators, strict=True):
         row.normal_(generator=generator)
     return out
+
+
+def uniform(generators: Sequence[Generator], shape: Sequence[int]) -> Tensor:
+    """Uniform in [0, 1) `[R, *shape]`, row r by generators[r]."""
+    out = torch.empty(len(generators), *shape)
+    for row, generator in zip(out, generators, strict=True):
+        row.uniform_(generator=generator)
+    return out
+
+
+def exponential(generators: Sequence[Generator], shape: Sequence[int]) -> Tensor:
+    """Exponential with mean 1 `[R, *shape]`, row r by generators[r]."""
+    out = torch.empty(len(generators), *shape)
+    for row, generator in zip(out, generators, strict=True):
+        row.exponential_(generator=generator)
+    return out
