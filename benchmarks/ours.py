@@ -66,7 +66,7 @@ def reward_epochs(variant: str, threads: int, stack: ExitStack) -> Callable[[int
 def relabel(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
     """New rewards for a replay of a million transitions."""
     model, draw = ensemble(threads), torch.Generator().manual_seed(1)
-    replay = Replay(TRANSITIONS, 1, 1, OBSERVATION, ACTION)
+    replay = Replay(TRANSITIONS, 1, 1, (OBSERVATION,), ACTION)
     replay.rows.normal_(generator=draw)
     replay.steps = TRANSITIONS
 

@@ -135,11 +135,11 @@ def another(hint: Any, value: Any) -> tuple[list[str], Any]:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_field_is_a_flag_and_explained(name: str):
-    options = train_options(ALGORITHMS[name])
+    options = train_options(ALGORITHMS[name].config)
     code, out, _ = call("train", name, "--help")
     shown = re.sub(r"[\s│]", "", out)
     assert code == 0
-    config = RunConfig(ALGORITHMS[name](), "gym:Pendulum-v1", 10)
+    config = RunConfig(ALGORITHMS[name].config(), "gym:Pendulum-v1", 10)
     words, expected = [], {}
     for path, hint, value in leaves(config):
         path = path[1:] if path[0] == "algorithm" else path
@@ -156,7 +156,7 @@ def test_every_field_is_a_flag_and_explained(name: str):
     values = {field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)}
     found = {(p[1:] if p[0] == "algorithm" else p): v for p, _, v in leaves(RunConfig(**values))}
     assert found == expected
-    for kind in (RunConfig, ALGORITHMS[name]):
+    for kind in (RunConfig, ALGORITHMS[name].config):
         sentences = re.findall(r'^    \w+: [^\n]*\n    """(.*?)"""', inspect.getsource(kind), re.MULTILINE | re.DOTALL)
         assert len(sentences) == len(dataclasses.fields(kind))
         missing = [sentence for sentence in sentences if re.sub(r"\s", "", sentence) not in shown]
@@ -179,7 +179,7 @@ def test_resume_says_what_was_restored_and_ends_the_same(lesson: Path, copy: Pat
     [left] = (copy / "checkpoints").iterdir()
     code, out, err = call("resume", copy)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "restored learner, replay of 100 steps, generators and game at step 100"
+    assert out.splitlines()[0] == "restored learner, 100 steps of experience, generators and game at step 100"
     assert left.name.endswith("100") and evaluations(copy) == evaluations(lesson)
     assert [event["step"] for event in read_events(copy / "events.jsonl") if event["event"] == "resumed"] == [100]
 

@@ -40,7 +40,7 @@ def test_the_commands_exist() -> None:
                 continue
             assert words[1] in cli.VERBS
             if words[1] == "train":
-                assert tyro.cli(train_options(ALGORITHMS[words[2]]), args=words[3:]).steps > 0
+                assert tyro.cli(train_options(ALGORITHMS[words[2]].config), args=words[3:]).steps > 0
 
 
 def test_the_python_compiles() -> None:

@@ -44,5 +44,5 @@ def test_the_commands_of_a_tutorial_have_options_that_exist(page: Path) -> None:
                 continue
             import tyro
 
-            given = tyro.cli(train_options(ALGORITHMS[words[2]]), args=words[3:])
+            given = tyro.cli(train_options(ALGORITHMS[words[2]].config), args=words[3:])
             assert given.steps > 0

@@ -18,9 +18,9 @@ from tutelage.evaluate.clips import ClipError
 from tutelage.evaluate.comparison import ComparisonError
 from tutelage.experience.segments import SegmentError
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
-from tutelage.experiment.config import ALGORITHMS, ConfigError, RunConfig, nearest
+from tutelage.experiment.config import ALGORITHMS, PLANNERS, ConfigError, PlanConfig, RunConfig, nearest
 from tutelage.experiment.log import LogError
-from tutelage.experiment.run import RunError, groups_of, read_config
+from tutelage.experiment.run import RunError, groups_of, read_any_config, read_config
 from tutelage.feedback.query import FeedbackError
 from tutelage.games.spec import GameError
 from tutelage.rewards.source import RewardError
@@ -34,33 +34,43 @@ MISTAKES = (
 
 def train(arguments: list[str]) -> int:
     """train NAME --game ADDRESS ...: every field of the run and of the algorithm is a flag."""
-    names = ", ".join(ALGORITHMS)
+    known = ALGORITHMS | PLANNERS
+    names = ", ".join(known)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: tutelage train NAME --game ADDRESS --steps N [options]\n\nNAME is one of: {names}")
-        print("`tutelage train NAME --help` shows its options.")
+        print(f"`tutelage train NAME --help` shows its options. {', '.join(PLANNERS)} plan in a finite world, sweep by sweep.")
         return 0 if arguments else 2
     name, *rest = arguments
     if name.startswith("-"):
         raise ConfigError(f"train was given {name} first; the algorithm comes first, one of: {names}")
-    if name not in ALGORITHMS:
-        raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(name, ALGORITHMS)}? Known are {names}")
-    given = _options(train_options(ALGORITHMS[name]), f"tutelage train {name}", rest, ALGORITHMS[name].__doc__)
-    values = {field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)}
-    config = RunConfig(**values)
-    from tutelage.experiment.train import train as run
+    if name not in known:
+        raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(name, known)}? Known are {names}")
+    algorithm, kind = known[name].config, PlanConfig if name in PLANNERS else RunConfig
+    given = _options(train_options(algorithm, kind), f"tutelage train {name}", rest, algorithm.__doc__)
+    config = kind(**{field.name: getattr(given, field.name) for field in dataclasses.fields(kind)})
+    if isinstance(config, PlanConfig):
+        from tutelage.experiment.planning import plan
 
-    run(config, given.out, beside=given.beside)
+        plan(config, given.out, given.show)
+    else:
+        from tutelage.experiment.train import train as run
+
+        run(config, given.out, beside=given.beside)
     return 0
 
 
-def train_options(algorithm: type) -> type:
-    """RunConfig with this algorithm's fields at the top level, and where the run goes."""
+def train_options(algorithm: type, kind: type = RunConfig) -> type:
+    """RunConfig or PlanConfig with this algorithm's fields at the top level, and where the run goes."""
     fields: list[Any] = [("algorithm", Annotated[algorithm, tyro.conf.arg(name="")], dataclasses.field(default_factory=algorithm))]
-    for field in dataclasses.fields(RunConfig):
+    told = _docstrings(kind)
+    for field in dataclasses.fields(kind):
         if field.name != "algorithm":
-            fields.append((field.name, Annotated[field.type, tyro.conf.arg(help=_HELP[field.name])], _without_order(field)))
+            fields.append((field.name, Annotated[field.type, tyro.conf.arg(help=told[field.name])], _without_order(field)))
     fields.append(("out", Annotated[Path | None, tyro.conf.arg(help="The run directory. None: a new one under runs/.")], None))
-    fields.append(("beside", Annotated[tuple[Path, ...], tyro.conf.arg(help="Other runs to show in the report.")], ()))
+    if kind is PlanConfig:
+        fields.append(("show", Annotated[bool, tyro.conf.arg(help="Draw a map with its values and arrows, sweep by sweep.")], False))
+    else:
+        fields.append(("beside", Annotated[tuple[Path, ...], tyro.conf.arg(help="Other runs to show in the report.")], ()))
     return dataclasses.make_dataclass("Train", fields, frozen=True, kw_only=True)
 
 
@@ -79,9 +89,6 @@ def _docstrings(kind: type) -> dict[str, str]:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(after, ast.Expr):
             found[line.target.id] = inspect.cleandoc(str(after.value.value))  # type: ignore[attr-defined]
     return found
-
-
-_HELP = _docstrings(RunConfig)
 
 
 def _options(kind: type, prog: str, arguments: list[str], description: str | None = None) -> Any:
@@ -123,9 +130,14 @@ class Resume:
 def resume(arguments: list[str]) -> int:
     """resume DIR"""
     given = _options(Resume, "tutelage resume", arguments)
-    from tutelage.experiment.train import resume as run
+    if isinstance(read_any_config(given.run), PlanConfig):
+        from tutelage.experiment.planning import resume_plan
 
-    run(given.run, given.beside)
+        resume_plan(given.run)
+    else:
+        from tutelage.experiment.train import resume as run
+
+        run(given.run, given.beside)
     return 0
 
 
@@ -320,9 +332,26 @@ def list_(arguments: list[str]) -> int:
 
     if arguments:
         raise ConfigError(f"list was given {' '.join(arguments)}; it takes nothing")
-    for title, names in (("algorithms", list(ALGORITHMS)), ("recipes", RECIPES), ("games", [*known_games(), "py:module:Class"])):
+    for title, names in (("algorithms", [*PLANNERS, *ALGORITHMS]), ("recipes", RECIPES), ("games", [*known_games(), "py:module:Class"])):
         print(f"{title}:")
         print("".join(f"  {name}\n" for name in names))
+    return 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print a single-file edition of an algorithm: its file and all that it uses, which runs where tutelage is not installed."""
+
+    name: tyro.conf.Positional[str]
+    """One of those that `tutelage list` names."""
+
+
+def show(arguments: list[str]) -> int:
+    """show NAME"""
+    given = _options(Show, "tutelage show", arguments)
+    from tutelage.experiment.edition import show as edition
+
+    print(edition(given.name), end="")
     return 0
 
 

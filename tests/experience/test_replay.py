@@ -47,7 +47,7 @@ class Model:
     """Where play goes on, `[R, B, D]`; every observation occurs once: (number, copy of the game)."""
 
     def __post_init__(self) -> None:
-        self.replay = Replay(self.capacity, self.R, self.B, D, A)
+        self.replay = Replay(self.capacity, self.R, self.B, (D,), A)
         self.lists = [[[] for _ in range(self.B)] for _ in range(self.R)]
         self.serial = 0
         self.now = self.fresh()
@@ -201,7 +201,7 @@ def test_sampling_is_uniform_over_what_is_held_and_its_own_for_each_seed():
 
 
 def test_an_empty_replay_says_so():
-    replay = Replay(5, 2, 1, D, A)
+    replay = Replay(5, 2, 1, (D,), A)
     with pytest.raises(IndexError, match="the replay is empty"):
         replay.sample(4, generators(2))
     with pytest.raises(IndexError, match="seed 0 has no episode with 3 steps"):
@@ -290,7 +290,7 @@ def test_saved_in_chunks_and_loaded_it_is_the_same_and_goes_on_the_same(steps: i
         for _, _, rows, rewards in replay.chunks(slots)
     ]
     state = unpack(*pack(replay.state()))
-    model.replay = Replay(12, 2, 3, D, A)
+    model.replay = Replay(12, 2, 3, (D,), A)
     model.replay.load(state, chunks, slots)
     model.check_everything()
     assert torch.equal(model.replay.game_reward, replay.game_reward)
@@ -316,6 +316,153 @@ def test_a_chunk_that_no_longer_grows_does_not_change(slots: int):
     assert all(growing for _, growing, _, _ in model.replay.chunks(slots))  # the ring comes round: every slot may be overwritten
 
 
+def summed(held: list[Entry], first: int, n: int, discount: float) -> tuple[float, Entry, int]:
+    """Rewards from `first` on as a person would add them: their sum, the last step of it, and how many they were."""
+    total, k = 0.0, 0
+    while True:
+        entry = held[first + k]
+        total += discount**k * entry.reward
+        k += 1
+        more = first + k < len(held) and held[first + k].mask
+        if entry.boundary or k == n or not more:
+            return total, entry, k
+
+
+@given(capacity=st.integers(1, 12), R=st.integers(1, 2), B=st.integers(1, 3), script=flags, n=st.integers(1, 5))
+@settings(max_examples=120, deadline=None)
+def test_rewards_of_several_steps_stop_at_boundaries_masks_and_the_present(capacity: int, R: int, B: int, script: list[list[str]], n: int):
+    model = played(capacity, R, B, script)
+    if not script:
+        return
+    places = [(b, i) for b in range(B) for i in range(len(model.held(0, b)))]
+    columns = torch.tensor([[model.column(model.held(r, b)[i], b) for b, i in places] for r in range(R)])
+    batch = model.replay.take_returns(columns, n, 0.5)
+    assert batch.discount is not None
+    for r in range(R):
+        for at, (b, i) in enumerate(places):
+            held = model.held(r, b)
+            total, last, k = summed(held, i, n, 0.5)
+            assert batch.reward[r, at].item() == pytest.approx(total, rel=1e-6)
+            assert batch.discount[r, at].item() == 0.5**k
+            assert batch.observation[r, at].tolist() == held[i].observation and batch.action[r, at, 0].item() == held[i].action
+            assert batch.next_observation[r, at].tolist() == last.successor  # the true one, also at a time limit
+            assert (batch.terminated[r, at].item(), batch.mask[r, at].item()) == (last.terminated, float(held[i].mask))
+    if n == 1:
+        plain = model.replay.take(columns)
+        for name in ("observation", "action", "reward", "next_observation", "terminated", "mask"):
+            assert torch.equal(getattr(plain, name), getattr(batch, name))
+
+
+SHAPE, CHOICES = (3, 2, 2), 4
+
+
+def legal_of(observation: Tensor) -> Tensor:
+    """A mask that is written in what is seen, so that each can be held against the other."""
+    return observation.flatten(2)[..., :CHOICES] % 2 == 0
+
+
+class Pictures:
+    """The same game stored twice: its pictures as bytes, and as vectors."""
+
+    def __init__(self, capacity: int, priority_exponent: float | None = None) -> None:
+        self.bytes = Replay(capacity, 2, 2, SHAPE, A, CHOICES, priority_exponent)
+        self.vectors = Replay(capacity, 2, 2, (12,), A, CHOICES, priority_exponent)
+        self.generator = Generator().manual_seed(5)
+        self.now = self.picture()
+
+    def picture(self) -> Tensor:
+        return torch.randint(0, 256, (2, 2, *SHAPE), generator=self.generator, dtype=torch.uint8)
+
+    def play(self, steps: int) -> "Pictures":
+        draw = lambda p: torch.rand(2, 2, generator=self.generator) < p
+        for _ in range(steps):
+            successor, terminated, mask = self.picture(), draw(0.1), ~draw(0.1)
+            boundary = terminated | draw(0.2)
+            following = torch.where(boundary[..., None, None, None], self.picture(), successor)
+            action, reward, flags = torch.rand(2, 2, A, generator=self.generator), torch.rand(2, 2), (terminated, boundary, mask)
+            masks = legal_of(self.now), legal_of(successor)
+            self.bytes.add(Transition(self.now, action, reward, successor, following, *flags, *masks))
+            seen = [x.flatten(2).float() for x in (self.now, successor, following)]
+            self.vectors.add(Transition(seen[0], action, reward, seen[1], seen[2], *flags, *masks))
+            self.now = following
+        return self
+
+    def check(self) -> None:
+        count = len(self.bytes) * 2
+        columns = self.bytes._held(torch.arange(count)).expand(2, -1)
+        pairs = [(replay.take(columns), replay.take_returns(columns, 3, 0.9)) for replay in (self.bytes, self.vectors)]
+        for ours, theirs in zip(*pairs, strict=True):
+            assert ours.observation.dtype == ours.next_observation.dtype == torch.uint8
+            assert ours.observation.shape == (2, count, *SHAPE)
+            for name in ("observation", "next_observation"):
+                assert torch.equal(getattr(ours, name).flatten(2).float(), getattr(theirs, name))
+            for name in ("action", "reward", "terminated", "mask", "legal", "next_legal"):
+                assert torch.equal(getattr(ours, name), getattr(theirs, name))
+            assert torch.equal(ours.legal, legal_of(ours.observation))
+            assert torch.equal(ours.next_legal, legal_of(ours.next_observation))
+        assert torch.equal(self.bytes.observations().flatten(2).float(), self.vectors.observations())
+        starts = self.bytes.segment_starts(2, 100)
+        assert [x.tolist() for x in starts] == [x.tolist() for x in self.vectors.segment_starts(2, 100)]
+        if all(len(own) for own in starts):
+            first = torch.stack([own[:1] for own in starts])
+            ours, theirs = self.bytes.segments(first, 2), self.vectors.segments(first, 2)
+            assert torch.equal(ours.observation.flatten(3).float(), theirs.observation) and torch.equal(ours.action, theirs.action)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 12, 13, 200])
+def test_pictures_are_kept_as_bytes_and_legal_actions_beside_them(steps: int):
+    both = Pictures(12).play(steps)
+    both.check()
+    both.bytes.interrupt([1, 2])
+    both.vectors.interrupt([1, 2])
+    both.now = both.picture()
+    both.play(3).check()
+    assert both.bytes.bytes() < 0.7 * both.vectors.bytes()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 12, 30])
+def test_pictures_masks_and_priorities_survive_saving(steps: int):
+    both = Pictures(12, priority_exponent=0.6).play(steps)
+    for name in ("bytes", "vectors"):
+        old = getattr(both, name)
+        if steps:
+            columns = old.draw(5, generators(2))
+            old.priorities.set(columns, torch.rand(2, 5, generator=Generator().manual_seed(2)))
+        chunks = [({k: v.clone() for k, v in a.items()}, {k: v.clone() for k, v in b.items()}) for _, _, a, b in old.chunks(5)]
+        new = Replay(12, 2, 2, old.observation_shape, A, CHOICES, 0.6)
+        new.load(unpack(*pack(old.state())), chunks, 5)
+        setattr(both, name, new)
+        if steps:
+            assert torch.equal(new.draw(20, generators(2)), old.draw(20, generators(2)))
+            both.check()
+    both.play(20).check()
+
+
+def test_a_game_without_masks_leaves_none_in_the_batch():
+    model = Model(5, 1, 1).random_steps(3)
+    batch = model.replay.take(torch.zeros(1, 2, dtype=torch.int64))
+    assert batch.legal is None and batch.next_legal is None and batch.discount is None
+
+
+def test_with_priorities_only_real_steps_that_are_held_are_drawn_and_the_newest_at_least_as_often():
+    model = Model(6, 2, 2)
+    model.replay = Replay(6, 2, 2, (D,), A, priority_exponent=1.0)
+    for steps in (1, 3, 6, 7, 20):
+        model.random_steps(steps, seed=steps)
+        real = [{model.column(e, b) for b in range(2) for e in model.held(r, b) if e.mask} for r in range(2)]
+        drawn = model.replay.draw(600, generators(2))
+        assert [set(own.tolist()) for own in drawn] == real
+        model.check_everything()
+    columns = drawn[:, ::60]
+    assert model.replay.priorities is not None
+    model.replay.priorities.set(columns, torch.full((2, 10), 50.0))
+    no = torch.zeros(2, 2, dtype=torch.bool)
+    model.step(no, no, ~no)
+    newest = [model.column(model.held(r, 0)[-1], 0) for r in range(2)]
+    leaves = model.replay.priorities.leaves.view(2, -1)
+    assert [leaves[r, column].item() for r, column in enumerate(newest)] == [50.0, 50.0]
+
+
 def test_an_interrupted_episode_keeps_its_true_successor_and_no_segment_crosses_it():
     model = Model(12, 2, 2).random_steps(5, ends=0.0, masked=0.0)
     assert model.replay.segment_starts(5, 10)[0].tolist() == [0, 1]
@@ -337,7 +484,7 @@ def test_an_interrupted_episode_keeps_its_true_successor_and_no_segment_crosses_
 
 
 def test_interrupting_before_the_first_step_or_at_a_boundary_changes_nothing():
-    empty = Replay(5, 1, 1, D, A)
+    empty = Replay(5, 1, 1, (D,), A)
     empty.interrupt([0])
     assert len(empty.free_finals) == 64
     model = Model(5, 1, 1).random_steps(3, ends=2.0)

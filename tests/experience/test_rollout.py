@@ -3,14 +3,16 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from tutelage.experience.rollout import Rollout
+from tutelage.experience.trajectory import Transition
 from tutelage.experience.trees import pack, unpack
 from tutelage.games.make import make
-from tutelage.games.spec import Box, Game, GameError, Step
+from tutelage.games.spec import Box, Discrete, Game, GameError, Step
 
 
 class Counter(Game):
@@ -48,6 +50,9 @@ class Counter(Game):
         return Step(observation, reward, terminated, boundary, mask)
 
 
+FIELDS = tuple(name for name in Transition.__slots__ if "legal" not in name)  # where a game has no masks
+
+
 def ones(R: int, B: int) -> Tensor:
     return torch.ones(R, B, 1)
 
@@ -73,6 +78,53 @@ def test_copies_are_ordered_by_seed_and_episodes_are_totalled_for_each():
     found = {(e.seed, e.copy): (round(e.total, 5), e.length) for e in rollout.episodes}
     assert found == {(0, 0): (0.3, 3), (1, 0): (0.9, 3), (0, 1): (0.8, 4), (1, 1): (1.6, 4)}
     assert rollout.totals[:, 1].tolist() == [0.0, 0.0] and rollout.lengths.tolist() == [[1, 0], [1, 0]]
+
+
+class Corridor(Counter):
+    """A Counter with two actions, of which the second is open from the second step of an episode on."""
+
+    def __init__(self, copies: int) -> None:
+        super().__init__(copies)
+        self.action_space = Discrete(2)
+
+    def step(self, actions):
+        assert actions.dtype == torch.int64 and actions.shape == (self.copies,)
+        return super().step(actions[:, None].float())
+
+    def legal(self):
+        return torch.stack([torch.ones(self.copies, dtype=torch.bool), self.count >= 1.0], -1)
+
+
+def test_discrete_actions_legal_masks_and_beginnings():
+    rollout = Rollout(Corridor(4), 2, [0] * 4)
+    assert rollout.starts.all() and rollout.legal is not None and rollout.legal.tolist() == [[[True, False]] * 2] * 2
+    found = [rollout.step(torch.ones(2, 2, 1)) for _ in range(4)]
+    masks = [(step.legal[0, :, 1].tolist(), step.next_legal[0, :, 1].tolist()) for step in found]  # type: ignore[index]
+    late, early = [True, True], [False, False]
+    # Even copies end at their third step: the successor is late in its episode, and play goes on early in the next.
+    assert masks == [(early, late), (late, late), (late, late), ([False, True], late)]
+    assert rollout.starts.tolist() == [[False, True]] * 2
+    again = Rollout(Corridor(4), 2, [0] * 4)
+    assert again.load(unpack(*pack(rollout.state()))) == [0, 1, 2, 3]  # no snapshots: every copy begins anew
+    assert again.starts.all() and again.legal is not None and not again.legal[..., 1].any()
+
+
+class Filmed(Counter):
+    """A Counter seen by a camera."""
+
+    def __init__(self, copies: int) -> None:
+        super().__init__(copies)
+        self.observation_space = Box((1, 2, 2), np.zeros((1, 2, 2), np.uint8), np.full((1, 2, 2), 255, np.uint8), "uint8")
+
+    def observe(self):
+        return self.count.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+
+
+def test_an_image_stays_bytes():
+    rollout = Rollout(Filmed(2), 1, [0] * 2)
+    step = rollout.step(ones(1, 2))
+    assert step.successor.dtype == torch.uint8 and step.successor.shape == (1, 2, 1, 2, 2)
+    assert (step.successor == 1).all() and (step.observation == 0).all()
 
 
 def test_a_step_that_was_none_counts_for_nothing():
@@ -142,7 +194,7 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits(at: int):
     assert other.load(state) == []
     for action, transition in zip(script[at:], expected, strict=True):
         again = other.step(action)
-        for name in transition.__slots__:
+        for name in FIELDS:
             assert torch.equal(getattr(again, name), getattr(transition, name)), name
     assert [(e.seed, e.copy, e.total, e.length) for e in other.episodes] == [(e.seed, e.copy, e.total, e.length) for e in whole.episodes]
     assert [[a.slot for a in own] for own in other.anchors] == [[a.slot for a in own] for own in whole.anchors]
@@ -178,5 +230,5 @@ def test_a_stacked_seed_plays_as_it_would_alone():
     stacked, alone = pendulum(), Rollout(make("gym:Pendulum-v1", 1), 1, [4])
     for action in actions(250):
         both, single = stacked.step(action), alone.step(action[1:])
-        for name in both.__slots__:
+        for name in FIELDS:
             assert torch.equal(getattr(both, name)[1:], getattr(single, name))

@@ -118,7 +118,7 @@ def first(observation: Nested) -> Tensor:
 
 def played(steps: int, capacity: int = 1000, anchor_every: int = 25) -> tuple[Rollout, Replay]:
     game = make("gym:Pendulum-v1", 4)
-    rollout, replay = Rollout(game, 2, [5, 6, 7, 8], anchor_every), Replay(capacity, 2, 2, 3, 1)
+    rollout, replay = Rollout(game, 2, [5, 6, 7, 8], anchor_every), Replay(capacity, 2, 2, (3,), 1)
     g = Generator().manual_seed(0)
     for _ in range(steps):
         replay.add(rollout.step(4.0 * torch.rand(2, 2, 1, generator=g) - 2.0))

@@ -26,7 +26,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch):
 
 
 def filled(steps: int, capacity: int = 40) -> Replay:
-    replay = Replay(capacity, members=2, copies=1, observation_width=3, action_width=1)
+    replay = Replay(capacity, members=2, copies=1, observation_shape=(3,), action_width=1)
     for t in range(steps):
         now, then = torch.full((2, 1, 3), float(t)), torch.full((2, 1, 3), t + 1.0)
         no, yes = torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)

@@ -90,7 +90,7 @@ def poison(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 def bits(experiment: Experiment) -> tuple[dict[str, bytes], str]:
     """All that has been learned and stored."""
-    replay = experiment.replay
+    replay = experiment.experience
     tree = {"learner": experiment.learner.state(), "rollout": experiment.rollout.state(), "replay": replay.state()}
     tensors, text = pack(tree | {name: getattr(replay, name) for name in ("rows", "reward", "game_reward", "final_row")})
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, text
@@ -135,7 +135,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, config: RunConfig
     with Experiment(read_config(run), run) as experiment:
         sentences = experiment.restore()
         step = died // 20 * 20
-        assert sentences == [f"restored learner, replay of {len(experiment.replay)} steps, generators and game at step {step}"]
+        assert sentences == [f"restored learner, {len(experiment.experience)} steps of experience, generators and game at step {step}"]
         assert experiment.steps == step
         live(experiment)
         experiment.finish()
@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_says_so(tmp_path: Path)
         ([], "the checkpoint has an unknown field 'mood'; this version knows accuracy, "),
         (["learner"], "learner has an unknown field 'mood'; this version knows generators, groups, target, updates"),
         (["learner", "groups", "actor", "optimizer"], "learner.groups.actor.optimizer has an unknown field 'mood'"),
-        (["replay"], "replay has an unknown field 'mood'"),
+        (["experience"], "experience has an unknown field 'mood'"),
     ],
 )
 def test_a_checkpoint_with_an_unknown_field_is_refused(tmp_path: Path, place: list[str], sentence: str):
@@ -216,7 +216,7 @@ def test_a_checkpoint_with_an_unknown_field_is_refused(tmp_path: Path, place: li
         for name in place:
             where = where[name]
         where["mood"] = "good"
-        experiment.checkpoints.save(1, state, experiment.replay)
+        experiment.checkpoints.save(1, state, experiment.experience)
     with Experiment(CONFIG, tmp_path / "run") as experiment, pytest.raises(CheckpointError, match=sentence):
         experiment.restore()
 
@@ -269,16 +269,16 @@ def test_a_world_that_cannot_be_put_back_starts_afresh_and_says_which_copies(tmp
     with Experiment(config, tmp_path / "run") as experiment:
         experiment.begin()
         live(experiment, until=25)
-        before = experiment.replay.take(torch.tensor([[19], [19]]))
+        before = experiment.experience.take(torch.tensor([[19], [19]]))
     with Experiment(config, tmp_path / "run") as experiment:
         _, sentence = experiment.restore()
         assert sentence.startswith("copies 0, 1 of the game started a fresh episode: ") and "Box2D" in sentence
         # The step before does not lead into the fresh episode, and no clip runs across.
-        after = experiment.replay.take(torch.tensor([[19], [19]]))
+        after = experiment.experience.take(torch.tensor([[19], [19]]))
         experiment.step()
-        for batch in (after, experiment.replay.take(torch.tensor([[19], [19]]))):
+        for batch in (after, experiment.experience.take(torch.tensor([[19], [19]]))):
             assert torch.equal(batch.next_observation, before.next_observation)
-        starts = experiment.replay.segment_starts(2, 10)
+        starts = experiment.experience.segment_starts(2, 10)
         assert all(19 not in own.tolist() for own in starts) and all(18 in own.tolist() for own in starts)
         live(experiment)
 
@@ -314,12 +314,13 @@ def test_a_place_that_can_hold_no_run_is_named(tmp_path: Path):
 
 def of_seed(experiment: Experiment, seed: int) -> dict[str, Tensor]:
     """Weights, moments and rewards of one seed."""
-    learner, found = experiment.sac, {}
+    learner: Any = experiment.learner
+    found: dict[str, Tensor] = {}
     for name, (parameters, optimizer) in learner._groups.items():
         for what, flat in (("w", parameters.flat), ("m", optimizer.first_moment), ("v", optimizer.second_moment)):
             found |= {f"{name}/{what}/{leaf}": view[seed].clone() for leaf, view in parameters.split(flat).items()}
     found |= {f"target/{leaf}": view[seed].clone() for leaf, view in learner.target.weights.items()}
-    return found | {"reward": experiment.replay.reward[seed].clone()}
+    return found | {"reward": experiment.experience.reward[seed].clone()}
 
 
 @pytest.mark.parametrize("reward", [1e38, -3e38])
@@ -334,7 +335,7 @@ def test_a_seed_that_explodes_is_frozen_and_recorded_and_the_others_never_notice
             live(experiment)
             experiment.finish()
             lives[name] = {seed: of_seed(experiment, seed) for seed in range(3)}
-            assert experiment.sac.frozen()["critic"].tolist() == [False, poisoned is not None, False]
+            assert experiment.learner.frozen()["critic"].tolist() == [False, poisoned is not None, False]
     for seed in (0, 2):
         for what, tensor in lives["well"][seed].items():
             assert torch.equal(tensor, lives["ill"][seed][what]), (seed, what)
@@ -378,8 +379,8 @@ def test_what_is_not_finite_is_refused_and_nothing_of_it_stored(
         experiment.begin()
         with pytest.raises(GameError, match=f"the game gave a.? {named} that is not finite in copy 1 after step 2[49]; nothing was stored"):
             live(experiment)
-        assert experiment.replay.steps == experiment.steps
-        assert experiment.replay.rows.isfinite().all() and experiment.replay.game_reward.isfinite().all()
+        assert experiment.experience.steps == experiment.steps
+        assert experiment.experience.rows.isfinite().all() and experiment.experience.game_reward.isfinite().all()
     poison[what] = None
     with Experiment(config, tmp_path / "run") as experiment:  # once the game is mended, the run goes on
         assert "at step 20" in experiment.restore()[0]

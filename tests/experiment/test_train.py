@@ -95,7 +95,7 @@ def test_resume_prints_what_it_restored_and_goes_on(tmp_path: Path):
     console = quiet()
     assert resume(str(part), console=console) == part
     lines = printed(console).splitlines()
-    assert lines[0] == "restored learner, replay of 10 steps, generators and game at step 10"
+    assert lines[0] == "restored learner, 10 steps of experience, generators and game at step 10"
     assert lines[-1] == f"report: {part / 'report.html'}"
 
     def last(run: Path) -> list[float]:

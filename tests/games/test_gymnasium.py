@@ -336,3 +336,76 @@ def test_no_picture_says_why():
     drawn = VectorGame(gymnasium.make_vec("Pendulum-v1", 2, vectorization_mode="sync", render_mode="rgb_array"))
     drawn.reset(seed=[1, 2])
     assert not np.array_equal(drawn.render(0, 64, 64), drawn.render(1, 64, 64))
+
+
+# --- which actions may be taken ----------------------------------------------------------------------------------------------
+
+
+class Doors(gymnasium.Env):
+    """A corridor of 4 cells in which one can only leave a cell through the doors that `info` names; it can put itself back."""
+
+    observation_space, action_space = Discrete(4), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cell = int(self.np_random.integers(4))
+        return self.cell, self.look()
+
+    def step(self, action):
+        assert self.look()["action_mask"][action], "only a legal action may arrive here"
+        self.cell += 1 if action else -1
+        return self.cell, 0.0, False, False, self.look()
+
+    def look(self):
+        return {"action_mask": np.array([self.cell > 0, self.cell < 3], np.int8)}
+
+    def snapshot(self):
+        return {"cell": self.cell}
+
+    def restore(self, snapshot):
+        self.cell = snapshot["cell"]
+
+
+def test_legal_actions_come_from_the_info():
+    game = GymnasiumGame(Doors, 3, "doors")
+    cells = game.reset(seed=[0, 1, 2])
+    g = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        legal = game.legal()
+        assert legal.dtype == torch.bool
+        assert torch.equal(legal, torch.stack([cells > 0, cells < 3], 1))
+        cells = game.step(torch.multinomial(legal.float(), 1, generator=g)[:, 0]).observation
+    snapshot, before = game.snapshot(1), game.legal()[1]
+    assert torch.equal(before, torch.stack([cells[1] > 0, cells[1] < 3]))
+    other = GymnasiumGame(Doors, 3, "doors")
+    other.restore(1, snapshot)
+    assert torch.equal(other.legal()[1], before)
+
+
+def test_taxi_tells_its_legal_actions():
+    game = make("gym:Taxi-v4", copies=2)
+    game.reset(seed=[0, 1])
+    for t in range(20):
+        states = [env.unwrapped.s for env in game._envs]
+        expected = [env.unwrapped.action_mask(state) for env, state in zip(game._envs, states, strict=True)]
+        legal = game.legal()
+        assert legal.tolist() == np.array(expected, bool).tolist()
+        assert legal.shape == (2, nested.legal_width(game.action_space)) and not legal.all()
+        game.step(torch.tensor([row.nonzero()[t % int(row.sum())].item() for row in legal]))
+
+
+def test_a_game_without_a_mask_allows_everything():
+    game = make("gym:CartPole-v1", copies=1)
+    game.reset(seed=[0])
+    assert game.legal() is None
+
+
+def test_a_mask_that_is_missing_later_is_an_error():
+    class Forgetful(Doors):
+        def step(self, action):
+            return *super().step(action)[:4], {}
+
+    game = GymnasiumGame(Forgetful, 1, "forgetful")
+    game.reset(seed=[0])
+    with pytest.raises(spec.GameError, match="forgetful began with a mask of 2 actions in its info and now gave none"):
+        game.step(game.legal().long().argmax(1))

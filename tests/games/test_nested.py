@@ -87,3 +87,39 @@ def test_bytes_are_flattened_and_images_are_refused():
         nested.flat_width(image)
     with pytest.raises(GameError, match="an MLP needs vectors"):
         nested.flatten_observation(image, {"camera": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)})
+
+
+ACTION = TupleSpace((Discrete(3), box(2), DictSpace((("gears", MultiDiscrete((2, 4))), ("lamps", MultiBinary((2,)))))))
+
+
+def test_actions_travel_as_one_vector_and_come_back():
+    lamps = torch.tensor([[0, 1], [1, 1]], dtype=torch.int8)
+    tree = (torch.tensor([2, 0]), torch.tensor([[0.5, -1.5], [2.0, 0.25]]), {"gears": torch.tensor([[1, 3], [0, 2]]), "lamps": lamps})
+    vector = nested.flatten_action(ACTION, tree)
+    assert vector.tolist() == [[2.0, 0.5, -1.5, 1.0, 3.0, 0.0, 1.0], [0.0, 2.0, 0.25, 0.0, 2.0, 1.0, 1.0]]
+    assert nested.action_width(ACTION) == 7 and nested.legal_width(ACTION) == 3 + 2 + 4
+    again = nested.unflatten_action(ACTION, vector)
+    for one, two in zip(nested.leaves(tree), nested.leaves(again), strict=True):
+        assert torch.equal(one, two) and one.dtype == two.dtype
+    plain = torch.rand(4, 2)
+    assert nested.unflatten_action(box(2), plain) is plain and nested.flatten_action(box(2), plain) is not None
+    for space, flat, expected in ((Discrete(3), [[2.0], [1.0]], [2, 1]), (box(2, 2), [0.0, 1.0, 2.0, 3.0], [[0.0, 1.0], [2.0, 3.0]])):
+        assert nested.leaves(nested.unflatten_action(space, torch.tensor(flat)))[0].tolist() == expected
+
+
+def test_an_image_is_encoded_as_its_bytes_and_anything_else_as_a_vector():
+    picture = torch.arange(24, dtype=torch.uint8).view(2, 1, 3, 4)
+    space = box(1, 3, 4, dtype="uint8")
+    assert nested.observation_shape(space) == (1, 3, 4) and nested.encode_observation(space, picture) is picture
+    assert nested.observation_shape(SPACE) == (nested.flat_width(SPACE),)
+    assert torch.equal(nested.encode_observation(SPACE, observations((2,))), nested.flatten_observation(SPACE, observations((2,))))
+    with pytest.raises(GameError, match="is an image"):
+        nested.observation_shape(TupleSpace((space, box(2))))
+
+
+@pytest.mark.parametrize("space", [Discrete(2), box(2, 2), Box((1,), np.array([-np.inf]), np.array([1.0])), TupleSpace((box(1),))])
+def test_bounds_belong_to_vectors_of_bounded_reals(space):
+    low, high = nested.action_bounds(Box((2,), np.array([-2.0, 0.0]), np.array([1.0, 3.0])), "TD3")
+    assert (low.tolist(), high.tolist()) == ([-2.0, 0.0], [1.0, 3.0])
+    with pytest.raises(GameError, match="^TD3 needs a vector of bounded continuous actions; this game's actions are"):
+        nested.action_bounds(space, "TD3")

@@ -20,7 +20,8 @@ MEMBERS, SIZE, WIDTH = 2, 64, 2
 def learner(compile: bool) -> sac.SAC:
     config = sac.Config(hidden=(32, 32), target_every=2, compile=compile)
     actions = Box(low=np.full(WIDTH, -2.0, np.float32), high=np.full(WIDTH, 2.0, np.float32), shape=(WIDTH,))
-    return sac.SAC(config, 3, actions, [torch.Generator().manual_seed(i) for i in range(MEMBERS)])
+    observations = Box(low=np.full(3, -1.0, np.float32), high=np.full(3, 1.0, np.float32), shape=(3,))
+    return sac.SAC(config, observations, actions, [torch.Generator().manual_seed(i) for i in range(MEMBERS)])
 
 
 def batch(draw: torch.Generator) -> Batch:

@@ -41,7 +41,9 @@ def config(rater: str, steps: int) -> RunConfig:
 
 
 def digest(experiment: Experiment) -> str:
-    tensors, text = pack({"learner": experiment.learner.state(), "rollout": experiment.rollout.state(), "reward": experiment.replay.reward})
+    tensors, text = pack(
+        {"learner": experiment.learner.state(), "rollout": experiment.rollout.state(), "reward": experiment.experience.reward}
+    )
     found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         found.update(tensors[name].numpy().tobytes())

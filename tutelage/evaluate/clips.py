@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tutelage.evaluate.episodes import Policy, seeds_of
+from tutelage.evaluate.episodes import Playing, Policy
 from tutelage.games.spec import Game, GameError, Snapshot
 
 
@@ -56,15 +56,14 @@ def record_episode(policy: Policy, game: Game, seed: int, max_steps: int, size: 
 
     Frames of steps that a vectorized world spends on a reset are left out. Raises GameError where the world has no picture.
     """
-    observation = game.reset(seed=seeds_of(seed, game.copies))
+    playing = Playing(policy, game, seed)
     frames = [_picture(game, size)]
     for _ in range(max_steps):
-        step = game.step(policy.act(observation, deterministic=True))
+        step = playing.step(playing.act())
         if step.mask[0]:
             frames.append(_picture(game, size))
         if step.boundary[0]:
             break
-        observation = game.reset(where=step.boundary) if step.boundary.any() else step.observation
     return np.stack(frames)
 
 

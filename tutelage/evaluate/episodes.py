@@ -1,15 +1,15 @@
 """Playing whole episodes with a policy that no longer learns."""
 
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tutelage.games.nested import flatten_observation
-from tutelage.games.spec import Game, GameError, Nested
+from tutelage.games.nested import flatten_action, flatten_observation
+from tutelage.games.spec import Game, GameError, Nested, Step
 from tutelage.rewards.source import RewardSource
 
 
@@ -20,6 +20,49 @@ class Policy(Protocol):
     def act(self, observation: Nested, deterministic: bool = True) -> Nested:
         """observation: [B, ...] -> actions: [B, ...]"""
         ...
+
+
+@runtime_checkable
+class Heedful(Protocol):
+    """A policy that minds which actions are legal and where episodes begin, as those of this library do."""
+
+    def act(self, observation: Nested, deterministic: bool = True, legal: Tensor | None = None) -> Nested:
+        """observation: [B, ...], legal: [B, K] -> actions: [B, ...]"""
+        ...
+
+    def restart(self, where: Tensor | None = None) -> None:
+        """New episodes begin in the marked copies (None: in all)."""
+        ...
+
+
+class Playing:
+    """A game and the policy that plays it: observations, legal actions and beginnings reach the policy."""
+
+    def __init__(self, policy: Policy, game: Game, seed: int, members: int = 1) -> None:
+        """Every member plays the same starts."""
+        self.policy, self.game = policy, game
+        self.observation = game.reset(seed=seeds_of(seed, game.copies // members) * members)
+        self._ended: Tensor | None = None
+        self._restart(None)
+
+    def _restart(self, where: Tensor | None) -> None:
+        if isinstance(self.policy, Heedful):
+            self.policy.restart(where)
+
+    def act(self) -> Nested:
+        """The policy's noise-free actions in `observation`; copies whose episode has ended begin another first."""
+        if self._ended is not None:
+            self.observation = self.game.reset(where=self._ended)
+            self._restart(self._ended)
+        legal = self.game.legal() if isinstance(self.policy, Heedful) else None
+        return self.policy.act(self.observation, deterministic=True, **({} if legal is None else {"legal": legal}))
+
+    def step(self, action: Nested) -> Step:
+        """Play one joint action."""
+        step = self.game.step(action)
+        self.observation = step.observation
+        self._ended = step.boundary if step.boundary.any() else None
+        return step
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +112,20 @@ def evaluate_members(
     length = torch.zeros(game.copies, dtype=torch.int64)
     played: list[list[tuple[float, int]]] = [[] for _ in range(game.copies)]
 
-    observation = game.reset(seed=seeds_of(seed, copies) * members)
-    _check_finite(observation, "observation at reset")
+    playing = Playing(policy, game, seed, members)
+    _check_finite(playing.observation, "observation at reset")
     left = quota.clone()
     while left.any():
-        action = policy.act(observation, deterministic=True)
+        action = playing.act()
+        observation = playing.observation
         _check_finite(action, "action of the policy", left > 0)
-        step = game.step(action)
+        step = playing.step(action)
         _check_finite(step.observation, "observation", left > 0)
         _check_finite(step.reward, "reward", left > 0)
         paid = step.reward
         if reward is not None:
-            paid = reward.reward(flatten_observation(game.observation_space, observation), cast(Tensor, action), step.reward)
+            vectors = flatten_observation(game.observation_space, observation), flatten_action(game.action_space, action)
+            paid = reward.reward(*vectors, step.reward)
         total += torch.where(step.mask, paid.double(), 0.0)
         length += step.mask
         for b in step.boundary.nonzero().flatten().tolist():
@@ -90,7 +135,6 @@ def evaluate_members(
             total[b], length[b] = 0.0, 0
         if (length * (left > 0)).max() >= max_steps:
             raise GameError(f"{type(game).__name__}: an episode has not ended after {max_steps} steps; evaluation needs episodes that end")
-        observation = game.reset(where=step.boundary) if step.boundary.any() else step.observation
     return [_in_order(played[r * copies : (r + 1) * copies], own) for r in range(members)]
 
 

@@ -1,12 +1,15 @@
 """Replay: every transition once, the successor found by index, rewards relabelled in place."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Generator, Tensor
 
+from tutelage.experience.priorities import Priorities
 from tutelage.experience.trajectory import Batch, Segments, Transition
 
 FLAGS = 3  # terminated, boundary, mask
@@ -15,26 +18,48 @@ FLAGS = 3  # terminated, boundary, mask
 class Replay:
     """A ring of time slots for R seeds with B copies each, preallocated.
 
-    One row holds observation, action and flags; the successor's observation is the next slot's, except at a boundary,
-    where a side buffer keeps the final observation. The game's reward is kept beside the reward that learners see, so
-    that relabelling loses nothing. Rows lie seed-major: row = (seed x slots + slot) x B + copy.
+    One row holds observation, legal actions, action and flags; the successor's observation is the next slot's, except at a
+    boundary, where a side buffer keeps the final one. Images stay bytes, in a tensor of their own. The game's reward is kept
+    beside the reward that learners see, so that relabelling loses nothing. Rows lie seed-major: row = (seed x slots + slot) x B + copy.
     """
 
     def __init__(
-        self, capacity: int, members: int, copies: int, observation_width: int, action_width: int, device: torch.device | str = "cpu"
+        self,
+        capacity: int,
+        members: int,
+        copies: int,
+        observation_shape: tuple[int, ...],
+        action_width: int,
+        legal_width: int = 0,
+        priority_exponent: float | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        """capacity: steps kept per copy; one slot more holds the newest successor."""
+        """capacity: steps kept per copy; one slot more holds the newest successor.
+
+        observation_shape: (D,), or (C, H, W) for images of bytes. legal_width: K, 0 where all actions are always legal.
+        priority_exponent: how much priorities count when a batch is drawn (`Priorities`). None: drawn uniformly.
+        """
         self.capacity, self.members, self.copies = capacity, members, copies
-        self.observation_width, self.action_width = observation_width, action_width
+        self.observation_shape, self.action_width, self.legal_width = observation_shape, action_width, legal_width
         self.slots = capacity + 1
-        rows, width = members * self.slots * copies, observation_width + action_width + FLAGS
-        self.rows = torch.zeros(rows, width, device=device)
+        rows = members * self.slots * copies
+        pictures = len(observation_shape) > 1
+        self._seen = slice(0, 0 if pictures else prod(observation_shape))
+        self._legal = slice(self._seen.stop, self._seen.stop + legal_width)
+        self._action = slice(self._legal.stop, self._legal.stop + action_width)
+        self._flags = slice(self._action.stop, self._action.stop + FLAGS)
+        self.rows = torch.zeros(rows, self._flags.stop, device=device)
+        self.images = torch.zeros(rows, *observation_shape, dtype=torch.uint8, device=device) if pictures else None
         self.reward = torch.zeros(members, self.slots * copies, device=device)
         """What learners see."""
         self.game_reward = torch.zeros_like(self.reward)
         self.final_row = torch.full((rows,), -1, dtype=torch.int64, device=device)
-        self.finals = torch.zeros(64, observation_width, device=device)
+        self.finals = torch.zeros(64, self._legal.stop, device=device)
+        self.final_images = None if self.images is None else torch.zeros(64, *observation_shape, dtype=torch.uint8, device=device)
         self.free_finals = list(range(64))
+        self.priorities = None if priority_exponent is None else Priorities(members, self.slots * copies, priority_exponent, device)
+        self.masked = False
+        """Whether some step has come with a mask of legal actions: a game gives one always or never."""
         self.steps = 0
         """Steps ever added per copy."""
         self._offset = (torch.arange(members, device=device) * self.slots * copies)[:, None]
@@ -45,23 +70,36 @@ class Replay:
 
     def bytes(self) -> int:
         """Memory taken by the preallocated storage."""
-        return sum(x.numel() * x.element_size() for x in (self.rows, self.reward, self.game_reward, self.final_row))
+        held = [self.rows, self.reward, self.game_reward, self.final_row, *([] if self.images is None else [self.images])]
+        return sum(x.numel() * x.element_size() for x in held)
 
     @property
     def _slots_of(self) -> Tensor:
         return self.rows.view(self.members, self.slots, self.copies, -1)
 
+    @property
+    def _images_of(self) -> Tensor | None:
+        return None if self.images is None else self.images.view(self.members, self.slots, self.copies, *self.observation_shape)
+
     def add(self, transition: Transition, reward: Float[Tensor, "R B"] | None = None) -> None:
         """Store one step of every copy; reward: what learners see (None: the game's)."""
-        D, A = self.observation_width, self.action_width
         slot, following = self.steps % self.slots, (self.steps + 1) % self.slots
-        here = self._slots_of[:, slot]
-        here[..., :D] = transition.observation
-        here[..., D : D + A] = transition.action
-        here[..., D + A] = transition.terminated
-        here[..., D + A + 1] = transition.boundary
-        here[..., D + A + 2] = transition.mask
-        self._slots_of[:, following, :, :D] = transition.next_observation
+        here, there, images = self._slots_of[:, slot], self._slots_of[:, following], self._images_of
+        if images is None:
+            here[..., self._seen] = transition.observation
+            there[..., self._seen] = transition.next_observation
+        else:
+            images[:, slot] = transition.observation
+            images[:, following] = transition.next_observation
+        if transition.legal is not None and transition.next_legal is not None:
+            self.masked = True
+            here[..., self._legal] = transition.legal
+            there[..., self._legal] = transition.next_legal
+        here[..., self._action] = transition.action
+        flags = self._flags.start
+        here[..., flags] = transition.terminated
+        here[..., flags + 1] = transition.boundary
+        here[..., flags + 2] = transition.mask
         columns = slice(slot * self.copies, (slot + 1) * self.copies)
         self.game_reward[:, columns] = transition.reward
         self.reward[:, columns] = transition.reward if reward is None else reward
@@ -71,8 +109,19 @@ class Replay:
             final_row.fill_(-1)
         for place in transition.boundary.nonzero():
             seed, copy = int(place[0]), int(place[1])
-            final_row[seed, copy] = self._keep_final(transition.successor[seed, copy])
+            seen = transition.successor[seed, copy]
+            legal = None if transition.next_legal is None else transition.next_legal[seed, copy]
+            final_row[seed, copy] = self._keep_final(seen, legal)
+        if self.priorities is not None:
+            self._enter(slot, following, transition.mask)
         self.steps += 1
+
+    def _enter(self, slot: int, following: int, mask: Bool[Tensor, "R B"]) -> None:
+        """The newest step can be drawn from now on, and the slot that holds its successor cannot."""
+        assert self.priorities is not None
+        copy = torch.arange(self.copies)
+        columns = torch.cat([slot * self.copies + copy, following * self.copies + copy]).expand(self.members, -1)
+        self.priorities.enter(columns, torch.cat([mask, torch.zeros_like(mask)], 1))
 
     def interrupt(self, copies: Sequence[int]) -> None:
         """The next step of these copies of the game (seed x B + copy) begins a new episode, though the last one did not end it.
@@ -82,20 +131,30 @@ class Replay:
         if not self.steps:
             return
         newest, following = (self.steps - 1) % self.slots, self.steps % self.slots
-        boundary = self._slots_of[:, newest, :, self.observation_width + self.action_width + 1]
+        boundary = self._slots_of[:, newest, :, self._flags.start + 1]
         final_row = self.final_row.view(self.members, self.slots, self.copies)[:, newest]
+        images = self._images_of
         for seed, copy in (divmod(copy, self.copies) for copy in copies):
             if not boundary[seed, copy]:
                 boundary[seed, copy] = 1.0
-                final_row[seed, copy] = self._keep_final(self._slots_of[seed, following, copy, : self.observation_width])
+                row = self._slots_of[seed, following, copy]
+                seen = row[self._seen] if images is None else images[seed, following, copy]
+                final_row[seed, copy] = self._keep_final(seen, row[self._legal] if self.masked else None)
 
-    def _keep_final(self, observation: Tensor) -> int:
+    def _keep_final(self, observation: Tensor, legal: Tensor | None) -> int:
         if not self.free_finals:
             size = len(self.finals)
             self.finals = torch.cat([self.finals, torch.zeros_like(self.finals)])
+            if self.final_images is not None:
+                self.final_images = torch.cat([self.final_images, torch.zeros_like(self.final_images)])
             self.free_finals = list(range(size, 2 * size))
         index = self.free_finals.pop(0)
-        self.finals[index] = observation
+        if self.final_images is None:
+            self.finals[index, self._seen] = observation
+        else:
+            self.final_images[index] = observation
+        if legal is not None:
+            self.finals[index, self._legal] = legal
         return index
 
     def _held(self, index: Tensor) -> Tensor:
@@ -103,32 +162,72 @@ class Replay:
         first = (self.steps - len(self)) % self.slots
         return (index + first * self.copies) % (self.slots * self.copies)
 
-    def sample(self, batch_size: int, generators: Sequence[Generator]) -> Batch:
-        """Uniform with replacement, batch_size transitions of each seed, seed r by generators[r]. Raises IndexError when empty."""
+    def draw(self, batch_size: int, generators: Sequence[Generator]) -> Int[Tensor, "R N"]:
+        """Columns of batch_size transitions of each seed with replacement, seed r by generators[r]: uniform, or in proportion to priority.
+
+        Raises IndexError when the replay is empty.
+        """
         if not len(self):
             raise IndexError("the replay is empty: at least one step must be added before sampling")
+        if self.priorities is not None:
+            return self.priorities.draw(batch_size, generators)
         count = len(self) * self.copies
-        return self.take(self._held(torch.stack([torch.randint(count, (batch_size,), generator=g) for g in generators])))
+        return self._held(torch.stack([torch.randint(count, (batch_size,), generator=g) for g in generators]))
 
-    def take(self, columns: Tensor) -> Batch:
-        """The transitions at columns `[R, N]` (slot x B + copy)."""
-        D, A = self.observation_width, self.action_width
+    def sample(self, batch_size: int, generators: Sequence[Generator]) -> Batch:
+        """The transitions that `draw` draws. Raises IndexError when empty."""
+        return self.take(self.draw(batch_size, generators))
+
+    def take(self, columns: Int[Tensor, "R N"]) -> Batch:
+        """The transitions at columns (slot x B + copy)."""
         columns = columns.to(self.rows.device)
+        return self._join(columns, columns, self.reward.gather(1, columns))
+
+    def take_returns(self, columns: Int[Tensor, "R N"], n_step: int, discount: float) -> Batch:
+        """The transitions at columns, each as one of k <= n_step steps: reward = sum_{j < k} discount^j r_j, with the successor of step k.
+
+        k is smaller than n_step where the episode ends (by rule or by clock), where a masked step follows, and where the future is not
+        known yet; batch.discount = discount^k. Sutton & Barto 2018, eq. 7.1; Hessel et al. 2018 (arXiv 1710.02298), "multi-step learning".
+        """
+        columns = columns.to(self.rows.device)
+        ahead = torch.arange(n_step, device=columns.device)
+        path = (columns[..., None] + ahead * self.copies) % (self.slots * self.copies)  # [R, N, n_step]
+        flags = self.rows[:, self._flags][path + self._offset[..., None]]
+        known = ((self.steps - 1) % self.slots - columns // self.copies) % self.slots
+        follows = (flags[..., :-1, 1] == 0) & (flags[..., 1:, 2] > 0) & (ahead[1:] <= known[..., None])
+        counts = torch.cat([torch.ones_like(follows[..., :1]), follows], -1).cumprod(-1) if n_step > 1 else torch.ones_like(path)
+        reward = self.reward.gather(1, path.view(self.members, -1)).view(path.shape)
+        steps = counts.sum(-1)
+        last = path.gather(-1, (steps - 1)[..., None]).squeeze(-1)
+        batch = self._join(columns, last, (reward * counts * discount**ahead).sum(-1))
+        return replace(batch, discount=discount ** steps.float())
+
+    def _join(self, columns: Tensor, last: Tensor, reward: Tensor) -> Batch:
+        """What was seen and done at `columns` `[R, N]`, and how things stood after the step at `last` `[R, N]`."""
         N = columns.shape[1]
         rows = columns + self._offset
-        successors = (columns + self.copies) % (self.slots * self.copies) + self._offset
-        taken = self.rows.index_select(0, torch.cat([rows, successors], 1).view(-1)).view(self.members, 2 * N, -1)
-        here, following = taken[:, :N], taken[:, N:, :D]
-        ended = here[..., D + A + 1] > 0
+        ends = rows if last is columns else last + self._offset
+        successors = (last + self.copies) % (self.slots * self.copies) + self._offset
+        both = torch.cat([rows, successors], 1).view(-1)
+        taken = self.rows.index_select(0, both).view(self.members, 2 * N, -1)
+        here, following = taken[:, :N], taken[:, N:, : self._legal.stop]
+        flags = here[..., self._flags] if last is columns else self.rows[:, self._flags][ends]
+        ended = flags[..., 1] > 0
+        images = None if self.images is None else self.images.index_select(0, both).view(self.members, 2 * N, *self.observation_shape)
         if ended.any():
-            following[ended] = self.finals[self.final_row[rows[ended]]]
+            finals = self.final_row[ends[ended]]
+            following[ended] = self.finals[finals]
+            if images is not None and self.final_images is not None:
+                images[:, N:][ended] = self.final_images[finals]
         return Batch(
-            observation=here[..., :D],
-            action=here[..., D : D + A],
-            reward=self.reward.gather(1, columns),
-            next_observation=following,
-            terminated=here[..., D + A] > 0,
-            mask=here[..., D + A + 2],
+            observation=here[..., self._seen] if images is None else images[:, :N],
+            action=here[..., self._action],
+            reward=reward,
+            next_observation=following[..., self._seen] if images is None else images[:, N:],
+            terminated=flags[..., 0] > 0,
+            mask=here[..., self._flags.start + 2],
+            legal=here[..., self._legal] > 0 if self.masked else None,
+            next_legal=following[..., self._legal] > 0 if self.masked else None,
         )
 
     def relabel(
@@ -144,12 +243,11 @@ class Replay:
         """
         kept = torch.ones(self.members, dtype=torch.bool) if chosen is None else chosen
         kept = kept.to(self.reward.device)
-        D, A = self.observation_width, self.action_width
-        rows = self.rows.view(self.members, self.slots * self.copies, -1)
+        rows, seen = self._columns_of(self.rows), self._seen_columns
         for low, high in self._spans(newest):
             for start in range(low, high, chunk):
-                part = rows[:, start : min(start + chunk, high)]
-                self.reward[kept, start : start + part.shape[1]] = reward(part[..., :D], part[..., D : D + A])[kept]
+                part = slice(start, min(start + chunk, high))
+                self.reward[kept, part] = reward(seen[:, part], rows[:, part, self._action])[kept]
 
     def pay(self, reward: Float[Tensor, "R N"], chosen: Bool[Tensor, "R"] | None = None) -> None:
         """Write one reward for each transition held, in the order of `observations`. chosen: only these seeds (None: all)."""
@@ -168,16 +266,26 @@ class Replay:
         if end > self.slots:
             yield 0, (end - self.slots) * self.copies
 
-    def observations(self, newest: int | None = None) -> Float[Tensor, "R N D"]:
+    def _columns_of(self, rows: Tensor) -> Tensor:
+        """[R, slots x B, ...]."""
+        return rows.view(self.members, self.slots * self.copies, *rows.shape[1:])
+
+    @property
+    def _seen_columns(self) -> Tensor:
+        return self._columns_of(self.rows)[..., self._seen] if self.images is None else self._columns_of(self.images)
+
+    def observations(self, newest: int | None = None) -> Shaped[Tensor, "R N *O"]:
         """All observations held (or of the newest steps), in the order of storage."""
-        rows = self.rows.view(self.members, self.slots * self.copies, -1)
-        return torch.cat([rows[:, low:high, : self.observation_width] for low, high in self._spans(newest)], 1)
+        return torch.cat([self._seen_columns[:, low:high] for low, high in self._spans(newest)], 1)
 
     def actions(self) -> Float[Tensor, "R N A"]:
         """All actions held, in the order of storage."""
-        D, A = self.observation_width, self.action_width
-        rows = self.rows.view(self.members, self.slots * self.copies, -1)
-        return torch.cat([rows[:, low:high, D : D + A] for low, high in self._spans()], 1)
+        rows = self._columns_of(self.rows)
+        return torch.cat([rows[:, low:high, self._action] for low, high in self._spans()], 1)
+
+    def action_at(self, seed: int, copy: int, time: int) -> Float[Tensor, "A"]:
+        """The action of one copy's step number `time`, counted from the start of the run; it must still be held."""
+        return self._slots_of[seed, time % self.slots, copy, self._action]
 
     def segment_starts(self, length: int, episodes: int) -> list[Tensor]:
         """For each seed the columns at which a segment of `length` steps within one of its newest `episodes` begins.
@@ -190,7 +298,7 @@ class Replay:
         held = index.to(self.rows.device)
         time = torch.arange(T)[:, None].expand(T, B)
         number = time * B + torch.arange(B)  # of a step, the older ones first
-        flags = self.rows.view(self.members, self.slots * B, -1)[..., self.observation_width + self.action_width :]
+        flags = self._columns_of(self.rows)[..., self._flags]
         starts: list[Tensor] = []
         for seed in range(self.members):
             _, boundary, mask = (flags[seed, held].cpu() > 0).unbind(-1)  # [T, B] each
@@ -205,13 +313,13 @@ class Replay:
 
     def segments(self, starts: Tensor, length: int) -> Segments:
         """Cut segments at columns `starts` `[R, N]` (as `segment_starts` lists them): `[R, N, H, ...]`."""
-        D, A = self.observation_width, self.action_width
         steps = (starts[..., None] + torch.arange(length) * self.copies) % (self.slots * self.copies)  # [R, N, H]
         device = self.rows.device
         flat = (steps.to(device) + self._offset[..., None]).view(-1)
         rows = self.rows.index_select(0, flat).view(*steps.shape, -1)
+        seen = rows[..., self._seen] if self.images is None else self.images[flat].view(*steps.shape, *self.observation_shape)
         reward = self.game_reward.gather(1, steps.to(device).view(self.members, -1)).view(steps.shape)
-        return Segments(rows[..., :D].contiguous(), rows[..., D : D + A].contiguous(), reward, starts)
+        return Segments(seen.contiguous(), rows[..., self._action].contiguous(), reward, starts)
 
     def draw_starts(self, count: int, length: int, episodes: int, generators: Sequence[Generator]) -> Tensor:
         """`count` segment starts of each seed, uniform with replacement: `[R, count]`. Raises IndexError when a seed has none."""
@@ -224,34 +332,49 @@ class Replay:
 
     def state(self) -> dict[str, Any]:
         """Counters and the side buffer; the rows themselves go through `chunks`."""
-        return {"steps": self.steps, "finals": self.finals, "free_finals": self.free_finals}
+        state: dict[str, Any] = {"steps": self.steps, "finals": self.finals, "free_finals": self.free_finals}
+        if self.legal_width:
+            state["masked"] = self.masked
+        if self.final_images is not None:
+            state["final_images"] = self.final_images
+        if self.priorities is not None:
+            state["maximum_priority"] = self.priorities.maximum
+        return state
 
     def chunks(self, slots_per_chunk: int) -> Iterator[tuple[int, bool, dict[str, Tensor], dict[str, Tensor]]]:
-        """Everything held, in pieces of fixed slot ranges: (number, still growing, rows, rewards), for saving."""
+        """Everything held, in pieces of fixed slot ranges: (number, still growing, rows, what may change at any time), for saving."""
         used = min(self.steps + 1, self.slots)
-        B = self.copies
         for number, low in enumerate(range(0, used, slots_per_chunk)):
             high = min(low + slots_per_chunk, self.slots)
-            columns = slice(low * B, high * B)
-            rows = self.rows.view(self.members, self.slots * B, -1)[:, columns]
-            final_row = self.final_row.view(self.members, -1)[:, columns]
+            columns = slice(low * self.copies, high * self.copies)
             growing = self.steps >= self.slots or high > self.steps
-            yield (
-                number,
-                growing,
-                {"rows": rows.contiguous(), "final_row": final_row.contiguous(), "game_reward": self.game_reward[:, columns].contiguous()},
-                {"reward": self.reward[:, columns].contiguous()},
-            )
+            rows, changing = ({n: x[:, columns].contiguous() for n, x in part.items()} for part in self._parts())
+            yield number, growing, rows, changing
+
+    def _parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """By name, all that is stored for each column: what never changes once it is written, and what may. `[R, slots x B, ...]` each."""
+        final_row = self.final_row.view(self.members, -1)
+        rows = {"rows": self._columns_of(self.rows), "final_row": final_row, "game_reward": self.game_reward}
+        changing = {"reward": self.reward}
+        if self.images is not None:
+            rows["images"] = self._columns_of(self.images)
+        if self.priorities is not None:
+            changing["priority"] = self.priorities.leaves.view(self.members, -1)
+        return rows, changing
 
     def load(self, state: dict[str, Any], chunks: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], slots_per_chunk: int) -> None:
         """Take over what `state` and `chunks` gave."""
         self.steps = int(state["steps"])
         self.finals = state["finals"].to(self.rows.device, copy=True)
         self.free_finals = [int(i) for i in state["free_finals"]]
-        B = self.copies
-        for number, (rows, rewards) in enumerate(chunks):
-            columns = slice(number * slots_per_chunk * B, number * slots_per_chunk * B + rows["rows"].shape[1])
-            self.rows.view(self.members, self.slots * B, -1)[:, columns] = rows["rows"]
-            self.final_row.view(self.members, -1)[:, columns] = rows["final_row"]
-            self.game_reward[:, columns] = rows["game_reward"]
-            self.reward[:, columns] = rewards["reward"]
+        self.masked = bool(self.legal_width and state["masked"])
+        if self.final_images is not None:
+            self.final_images = state["final_images"].to(self.rows.device, copy=True)
+        for number, saved in enumerate(chunks):
+            low = number * slots_per_chunk * self.copies
+            for part, loaded in zip(self._parts(), saved, strict=True):
+                for name, tensor in part.items():
+                    tensor[:, low : low + loaded[name].shape[1]] = loaded[name]
+        if self.priorities is not None:
+            self.priorities.maximum.copy_(state["maximum_priority"])
+            self.priorities.add_up()

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tutelage.experience.trajectory import Transition
-from tutelage.games.nested import flatten_observation
+from tutelage.games.nested import encode_observation, observation_shape, unflatten_action
 from tutelage.games.spec import CannotSnapshot, Game, GameError
 
 
@@ -50,7 +50,12 @@ class Rollout:
     """Snapshots kept per copy of the game."""
     steps: int = 0
     """Steps taken by every copy."""
-    observation: Float[Tensor, "R B D"] = field(init=False)
+    observation: Shaped[Tensor, "R B *O"] = field(init=False)
+    """Current: a vector, or an image of bytes (`nested.encode_observation`)."""
+    starts: Bool[Tensor, "R B"] = field(init=False)
+    """Where the current observation is the first of an episode."""
+    legal: Bool[Tensor, "R B K"] | None = field(init=False)
+    """Which discrete actions can be taken now. None: all."""
     episodes: list[Episode] = field(init=False, default_factory=list[Episode])
     """Ended since somebody last cleared the list."""
 
@@ -58,16 +63,22 @@ class Rollout:
         if self.game.copies % self.members:
             raise GameError(f"a rollout of {self.members} seeds needs a multiple of {self.members} copies; the game has {self.game.copies}")
         self.copies = self.game.copies // self.members
-        self.observation = self._flatten(self.game.reset(seed=self.seeds))
+        self._shape = observation_shape(self.game.observation_space)
+        self.observation = self._encode(self.game.reset(seed=self.seeds))
         self._refuse_nan("first observation", self.observation)
+        self.starts = torch.ones(self.members, self.copies, dtype=torch.bool)
+        self.legal = self._legal()
         self.totals = torch.zeros(self.members, self.copies, dtype=torch.float64)
         self.lengths = torch.zeros(self.members, self.copies, dtype=torch.int64)
         self.anchors: list[deque[Anchor]] = [deque(maxlen=self.anchors_kept) for _ in range(self.game.copies)]
         self._anchor(torch.ones(self.game.copies, dtype=torch.bool))
 
-    def _flatten(self, observation: Any) -> Tensor:
-        flat = flatten_observation(self.game.observation_space, observation)
-        return flat.view(self.members, -1, flat.shape[-1])
+    def _encode(self, observation: Any) -> Tensor:
+        return encode_observation(self.game.observation_space, observation).view(self.members, self.copies, *self._shape)
+
+    def _legal(self) -> Tensor | None:
+        legal = self.game.legal()
+        return None if legal is None else legal.view(self.members, self.copies, -1)
 
     def _anchor(self, fresh: Tensor) -> None:
         if not self.anchor_every:
@@ -77,16 +88,18 @@ class Rollout:
             self.anchors[copy].append(Anchor(self.steps, self.game.snapshot(copy)))
 
     def step(self, action: Float[Tensor, "R B A"]) -> Transition:
-        """Advance every copy by one action in the game's units. Raises GameError when the game answers with NaN."""
-        before = self.observation
-        outcome = self.game.step(action.view(self.game.copies, *action.shape[2:]))
-        successor = self._flatten(outcome.observation)
+        """Advance every copy by one action, laid out as `nested.flatten_action` does. Raises GameError when the game answers with NaN."""
+        before, legal = self.observation, self.legal
+        outcome = self.game.step(unflatten_action(self.game.action_space, action.reshape(self.game.copies, -1)))
+        successor = self._encode(outcome.observation)
         self._refuse_nan("observation", successor)
         self._refuse_nan("reward", outcome.reward)
         following = successor
+        self.legal = next_legal = self._legal()
         if outcome.boundary.any():
-            following = self._flatten(self.game.reset(where=outcome.boundary))
+            following = self._encode(self.game.reset(where=outcome.boundary))
             self._refuse_nan("first observation", following)
+            self.legal = self._legal()
         shape = (self.members, self.copies)
         reward, mask = outcome.reward.view(shape), outcome.mask.view(shape)
         self.totals += reward * mask
@@ -96,11 +109,15 @@ class Rollout:
             seed, own = divmod(copy, self.copies)
             self.episodes.append(Episode(seed, own, float(self.totals[seed, own]), int(self.lengths[seed, own])))
             self.totals[seed, own], self.lengths[seed, own] = 0.0, 0
-        self.observation = following
+        self.observation, self.starts = following, outcome.boundary.view(shape)
         self._anchor(outcome.boundary)
-        return Transition(before, action, reward, successor, following, outcome.terminated.view(shape), outcome.boundary.view(shape), mask)
+        return Transition(
+            before, action, reward, successor, following, outcome.terminated.view(shape), self.starts, mask, legal, next_legal
+        )  # fmt: skip
 
     def _refuse_nan(self, what: str, values: Tensor) -> None:
+        if not values.is_floating_point():
+            return
         # A sum is finite when its terms are: one pass over a small tensor instead of a mask of every entry.
         if torch.isfinite(values.sum()):
             return
@@ -119,6 +136,7 @@ class Rollout:
         return {
             "steps": self.steps,
             "observation": self.observation,
+            "starts": self.starts,
             "totals": self.totals,
             "lengths": self.lengths,
             "snapshots": snapshots,
@@ -128,7 +146,7 @@ class Rollout:
     def load(self, state: dict[str, Any]) -> list[int]:
         """Continue where `state` was taken. Returns the copies that had to start a fresh episode instead."""
         self.steps = int(state["steps"])
-        self.observation = state["observation"].clone()
+        self.observation, self.starts = state["observation"].clone(), state["starts"].clone()
         self.totals, self.lengths = state["totals"].clone(), state["lengths"].clone()
         for own, kept in zip(self.anchors, state["anchors"], strict=True):  # in place: whoever cuts clips holds the same lists
             own.clear()
@@ -140,10 +158,11 @@ class Rollout:
         if fresh:
             where = torch.zeros(self.game.copies, dtype=torch.bool)
             where[fresh] = True
-            first = self._flatten(self.game.reset(where=where))
+            first = self._encode(self.game.reset(where=where))
             chosen = where.view(self.members, self.copies)
-            self.observation[chosen] = first[chosen]
+            self.observation[chosen], self.starts[chosen] = first[chosen], True
             self.totals[chosen], self.lengths[chosen] = 0.0, 0
+        self.legal = self._legal()
         return fresh
 
 

@@ -137,14 +137,12 @@ def cut(replay: Replay, anchors: Sequence[Sequence[Anchor]], segments: Segments,
     oldest = replay.steps - len(replay)  # the actions before it are forgotten: no way leads from an anchor that is older
     before = [anchor for anchor in anchors[seed * replay.copies + copy] if oldest <= anchor.slot <= time]
     anchor = before[-1] if before else None
-    D, A = replay.observation_width, replay.action_width
-    rows = replay.rows.view(replay.members, replay.slots, replay.copies, -1)[seed, :, copy]
     first = time if anchor is None else anchor.slot
-    lead_in = [rows[t % replay.slots, D : D + A] for t in range(first, time)]
+    lead_in = [replay.action_at(seed, copy, t) for t in range(first, time)]
     return StoredSegment(
         observation=segments.observation[seed, index].cpu(),
         action=segments.action[seed, index].cpu(),
         reward=segments.reward[seed, index].cpu(),
         snapshot=None if anchor is None else anchor.snapshot,
-        lead_in=torch.stack(lead_in).cpu() if lead_in else torch.empty(0, A),
+        lead_in=torch.stack(lead_in).cpu() if lead_in else torch.empty(0, replay.action_width),
     )

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tutelage.experience.replay import Replay
 from tutelage.experience.trees import pack, unpack
+from tutelage.learn.learner import Experience
 
 FORMAT = 1
 SLOTS_PER_CHUNK = 8192
@@ -61,7 +61,7 @@ class Checkpoints:
         self._whole: set[str] = set()
         """Chunks on disk that this process has written or checked; what else lies under such a name may be damaged."""
 
-    def save(self, step: int, state: dict[str, Any], replay: Replay) -> Path:
+    def save(self, step: int, state: dict[str, Any], experience: Experience | None) -> Path:
         """Write everything, or leave everything as it was. Raises OSError when the disk is full."""
         partial = self.directory / f"{LEFTOVER}{step:09d}-{os.getpid()}"
         for directory in (self.directory, self.replay_directory):
@@ -70,7 +70,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
-            chunks = self._save_replay(replay)
+            chunks = [] if experience is None else self._save_chunks(experience)
             tensors, text = pack(state)
             files = dict(zip(FILES, (save(tensors), text.encode()), strict=True))
             for name, content in files.items():
@@ -102,10 +102,10 @@ class Checkpoints:
             final = self.directory / f"step-{step:09d}.{attempt}"
         return final
 
-    def _save_replay(self, replay: Replay) -> list[list[str]]:
+    def _save_chunks(self, experience: Experience) -> list[list[str]]:
         """Names of the (rows, rewards) chunk files; a chunk that can no longer change is written once."""
         names: list[list[str]] = []
-        for number, growing, rows, rewards in replay.chunks(SLOTS_PER_CHUNK):
+        for number, growing, rows, rewards in experience.chunks(SLOTS_PER_CHUNK):
             known = self._chunk_names.get(number)
             row_name = known if known in self._whole and not growing else self._save_chunk(rows)
             if not growing:

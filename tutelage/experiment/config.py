@@ -3,20 +3,52 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
-from tutelage.learn.deep import sac
+from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
 from tutelage.learn.preference import pebble
+from tutelage.learn.tabular import modified_policy_iteration, policy_evaluation, policy_iteration, q_value_iteration, value_iteration
 
-ALGORITHMS: dict[str, type] = {"sac": sac.Config, "pebble": pebble.Config}
+
+class Algorithm(NamedTuple):
+    """What a name stands for."""
+
+    config: type
+    """The frozen dataclass of its settings."""
+    learner: Callable[..., Any]
+    """Makes a Learner from (config, observation space, action space, generators, device); PEBBLE's takes its lesson too."""
+
+
+ALGORITHMS = {
+    "policy-gradient": Algorithm(policy_gradient.Config, policy_gradient.PolicyGradient),
+    "a2c": Algorithm(a2c.Config, a2c.A2C),
+    "trpo": Algorithm(trpo.Config, trpo.TRPO),
+    "ppo": Algorithm(ppo.Config, ppo.PPO),
+    "dqn": Algorithm(dqn.Config, dqn.DQN),
+    "ddpg": Algorithm(ddpg.Config, ddpg.DDPG),
+    "td3": Algorithm(td3.Config, td3.TD3),
+    "sac": Algorithm(sac.Config, sac.SAC),
+    "discrete-sac": Algorithm(discrete_sac.Config, discrete_sac.DiscreteSAC),
+    "pebble": Algorithm(pebble.Config, pebble.Pebble),
+}
 """The one table of names: what `tutelage train NAME` and `config.json` mean."""
 
 COUNTS = (
     "steps", "seeds", "copies", "threads", "log_every", "evaluate_every", "evaluation_episodes", "checkpoint_every", "checkpoints_kept"
 )  # fmt: skip
+
+
+PLANNERS = {
+    "value-iteration": Algorithm(value_iteration.Config, value_iteration.ValueIteration),
+    "q-value-iteration": Algorithm(q_value_iteration.Config, q_value_iteration.QValueIteration),
+    "policy-evaluation": Algorithm(policy_evaluation.Config, policy_evaluation.PolicyEvaluation),
+    "policy-iteration": Algorithm(policy_iteration.Config, policy_iteration.PolicyIteration),
+    "modified-policy-iteration": Algorithm(modified_policy_iteration.Config, modified_policy_iteration.ModifiedPolicyIteration),
+}
+"""What plans in a world of known arrays; called as (config, world)."""
 
 
 class ConfigError(ValueError):
@@ -27,7 +59,7 @@ class ConfigError(ValueError):
 class RunConfig:
     """One run: an algorithm, a game, and how long."""
 
-    algorithm: sac.Config | pebble.Config
+    algorithm: Any
     """The algorithm and its settings."""
     game: str
     """Address of the game, such as gym:Pendulum-v1, dm:walker-walk or py:module:Class."""
@@ -67,6 +99,8 @@ class RunConfig:
     """Episodes to film, spread over the run from before the first step to after the last; 0: none."""
 
     def __post_init__(self) -> None:
+        if type(self.algorithm) not in [entry.config for entry in ALGORITHMS.values()]:
+            raise ConfigError(f"algorithm={self.algorithm!r} was given; a Config of one of {', '.join(ALGORITHMS)} was expected")
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} was given; a run needs at least 1")
@@ -77,15 +111,43 @@ class RunConfig:
     @property
     def name(self) -> str:
         """The algorithm's name."""
-        return next(name for name, kind in ALGORITHMS.items() if isinstance(self.algorithm, kind))
+        return next(name for name, entry in ALGORITHMS.items() if type(self.algorithm) is entry.config)
 
 
-def to_json(config: RunConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PlanConfig:
+    """One plan: a planner and a world whose arrays are known."""
+
+    algorithm: Any
+    """The planner and its settings."""
+    game: str
+    """Address of a finite world, such as grid:lecture, mdp:random?states=8 or gym:FrozenLake-v1."""
+    max_sweeps: int = 100_000
+    """Sweeps after which it ends, though values still change."""
+    threads: int = 1
+    """Threads of torch."""
+    log_every: int = 1
+    """Sweeps between two lines of the log."""
+    checkpoint_every: int = 10_000
+    """Sweeps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_sweeps", "threads", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} was given; a plan needs at least 1")
+
+    @property
+    def name(self) -> str:
+        """The planner's name."""
+        return next(name for name, entry in PLANNERS.items() if type(self.algorithm) is entry.config)
+
+
+def to_json(config: RunConfig | PlanConfig) -> dict[str, Any]:
     """Plain values, with the algorithm's name beside its settings."""
     return dataclasses.asdict(config) | {"name": config.name}
 
 
-def from_json(values: Any) -> RunConfig:
+def from_json(values: Any) -> RunConfig | PlanConfig:
     """The inverse of `to_json`, for values from anywhere.
 
     Raises ConfigError for an unknown algorithm or field, naming the nearest known one, and for a value of a wrong kind.
@@ -94,10 +156,11 @@ def from_json(values: Any) -> RunConfig:
         raise ConfigError(f"the configuration is a {type(values).__name__}; an object was expected")
     rest = dict(values)
     name = rest.pop("name", None)
-    if not isinstance(name, str) or name not in ALGORITHMS:
-        raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(str(name), ALGORITHMS)}?")
-    rest["algorithm"] = _build(ALGORITHMS[name], rest.get("algorithm", {}), "algorithm")
-    return _build(RunConfig, rest, "the configuration")
+    known = ALGORITHMS | PLANNERS
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(str(name), known)}?")
+    rest["algorithm"] = _build(known[name].config, rest.get("algorithm", {}), "algorithm")
+    return _build(PlanConfig if name in PLANNERS else RunConfig, rest, "the configuration")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -124,9 +187,9 @@ def _build(kind: type, values: Any, where: str) -> Any:
 def _value(kind: Any, value: Any, where: str) -> Any:
     """A JSON value as the kind that a field is annotated with: a plain type, a dataclass, tuple[kind, ...], Literal or a union."""
     options = typing.get_args(kind)
+    if dataclasses.is_dataclass(value):  # `from_json` has built it already
+        return value
     if isinstance(kind, types.UnionType):
-        if dataclasses.is_dataclass(value):  # `from_json` has built it already
-            return value
         if value is None and types.NoneType in options:
             return None
         (kind,) = (option for option in options if option is not types.NoneType)

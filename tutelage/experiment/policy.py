@@ -2,19 +2,18 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tutelage.evaluate.episodes import EpisodeReturns, evaluate_members
 from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
 from tutelage.experiment.checkpoint import Checkpoints
-from tutelage.experiment.config import RunConfig
+from tutelage.experiment.config import ALGORITHMS, RunConfig
 from tutelage.experiment.run import RunError, read_config, reward_source
 from tutelage.games.make import make
-from tutelage.games.nested import flat_width
-from tutelage.games.spec import space_from_json
-from tutelage.learn.deep import sac
+from tutelage.games.spec import Space, space_from_json
+from tutelage.learn.learner import Learner
+from tutelage.learn.preference import pebble
 from tutelage.rewards.source import GameReward
 
 EVALUATION_SEED = 30_000_000
@@ -38,8 +37,8 @@ def load_policy(run: Path | str, seed: int | None = None) -> TrainedPolicy:
     chosen = config.seed if seed is None else seed
     if chosen not in seeds:
         raise RunError(f"seed {chosen} was asked for; {run} trained seeds {seeds.start} to {seeds.stop - 1}")
-    step, learner, observation_space = _load(Path(run), config)
-    policy = TrainedPolicy(learner, config.seeds, chosen - config.seed, observation_space)
+    step, learner, spaces = _load(Path(run), config)
+    policy = TrainedPolicy(learner, config.seeds, chosen - config.seed, *spaces)
     policy.step = step
     return policy
 
@@ -47,9 +46,9 @@ def load_policy(run: Path | str, seed: int | None = None) -> TrainedPolicy:
 def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturns]]:
     """The step of the newest checkpoint, and noise-free episodes of every seed, by what the run was judged by."""
     config = read_config(run)
-    step, learner, observation_space = _load(run, config)
+    step, learner, spaces = _load(run, config)
     source = reward_source(config.true_reward)
-    policy = StackedPolicy(learner, config.seeds, observation_space)
+    policy = StackedPolicy(learner, config.seeds, *spaces)
     with contextlib.closing(make(config.game, config.seeds * min(episodes, 10))) as game:
         results = evaluate_members(
             policy, game, config.seeds, episodes, EVALUATION_SEED, reward=None if isinstance(source, GameReward) else source
@@ -57,11 +56,12 @@ def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturn
     return step, {config.seed + i: result for i, result in enumerate(results)}
 
 
-def _load(run: Path, config: RunConfig) -> tuple[int, sac.SAC, Any]:
+def _load(run: Path, config: RunConfig) -> tuple[int, Learner, tuple[Space, Space]]:
     step, state, _ = Checkpoints(run).load_state()
-    spaces = {name: space_from_json(space) for name, space in state["spaces"].items()}
-    algorithm = config.algorithm if isinstance(config.algorithm, sac.Config) else config.algorithm.sac
-    generators = [torch.Generator() for _ in range(config.seeds)]
-    learner = sac.SAC(algorithm, flat_width(spaces["observation"]), spaces["action"], generators)
-    learner.load(state["learner"] if isinstance(config.algorithm, sac.Config) else state["learner"]["sac"])
-    return step, learner, spaces["observation"]
+    spaces = space_from_json(state["spaces"]["observation"]), space_from_json(state["spaces"]["action"])
+    taught = isinstance(config.algorithm, pebble.Config)  # to act, PEBBLE needs the SAC that it holds and nothing else
+    algorithm, saved = (config.algorithm.sac, state["learner"]["sac"]) if taught else (config.algorithm, state["learner"])
+    build = ALGORITHMS["sac" if taught else config.name].learner
+    learner = build(algorithm, *spaces, [torch.Generator() for _ in range(config.seeds)])
+    learner.load(saved)
+    return step, learner, spaces

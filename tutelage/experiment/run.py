@@ -23,16 +23,16 @@ from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Rollout
 from tutelage.experience.segments import SegmentArchive
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded, write_whole
-from tutelage.experiment.config import ConfigError, RunConfig, from_json, to_json
+from tutelage.experiment.config import ALGORITHMS, ConfigError, PlanConfig, RunConfig, from_json, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog, read_events
+from tutelage.experiment.processor import prepare
 from tutelage.experiment.randomness import generator, seed_of
 from tutelage.feedback.raters import TEACHERS, OracleRater, Rater, StoreRater
 from tutelage.games.make import make
-from tutelage.games.nested import flat_width
 from tutelage.games.program import look_here
 from tutelage.games.spec import CannotSnapshot, Game, GameError, space_to_json
-from tutelage.learn.deep import sac
+from tutelage.learn.learner import Learner, Progress
 from tutelage.learn.preference import pebble
 from tutelage.learn.preference.lesson import Lesson
 from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
@@ -40,7 +40,7 @@ from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
 EVALUATION_SEED = 20_000_000  # far from the seeds of training: what is judged was never trained on
 FILMED_STEPS = 200
 FILMED_RATE = 30
-STATE = {"learner", "rollout", "replay", "returns", "seconds", "accuracy", "frozen", "spaces"}
+STATE = {"learner", "rollout", "experience", "returns", "seconds", "accuracy", "frozen", "spaces"}
 LEFTOVERS = ("clips/.*.mp4", "segments/*.partial-*")  # of a killed process; whoever writes them renames them when they are whole
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 RETURNS_REMEMBERED = 10  # B-Pref's teachers measure their thresholds by the mean of so many training episodes
@@ -58,9 +58,9 @@ class Experiment:
 
         Raises RunError when another process uses `out`, GameError or ConfigError for what cannot be played or learned.
         """
-        torch.set_num_threads(config.threads)
+        prepare(config.threads)
         with contextlib.ExitStack() as opened:
-            opened.enter_context(_hold(out))
+            opened.enter_context(hold(out))
             self._open(config, out, raters, opened)
             self._opened = opened.pop_all()
 
@@ -72,7 +72,6 @@ class Experiment:
         self.seeds = [config.seed + i for i in range(config.seeds)]
         game = make(config.game, config.seeds * config.copies)
         opened.callback(game.close)
-        width = flat_width(game.observation_space)
         reset_seeds = [seed_of(seed, f"game/{copy}") % 2**31 for seed in self.seeds for copy in range(config.copies)]
         self.game = game
         game.reset(seed=reset_seeds)
@@ -81,10 +80,8 @@ class Experiment:
         self.true_reward = reward_source(config.true_reward)
         self.returns: list[deque[tuple[float, int]]] = [deque(maxlen=RETURNS_REMEMBERED) for _ in self.seeds]
         self.lesson: Lesson | None = None
-        self.learner = self._make_learner(width)
-        capacity = self.sac.config.replay_capacity or config.steps
-        action_width = game.action_space.shape[0]  # type: ignore[union-attr]  # the learner has refused anything but a box
-        self.replay = Replay(capacity, config.seeds, config.copies, width, action_width, config.device)
+        self.learner = self._make_learner()
+        self.experience = self.learner.experience(config.steps, config.copies)
         self.checkpoints = Checkpoints(out, config.checkpoints_kept)
         self.seconds = 0.0
         self.accuracy: float | None = None
@@ -95,19 +92,20 @@ class Experiment:
             write_whole(out / "config.json", json.dumps(to_json(config), indent=1).encode(), out / f".config.json.{os.getpid()}")
         self.log = EventLog(out / EVENTS)
 
-    def _make_learner(self, width: int) -> sac.SAC | pebble.Pebble:
+    def _make_learner(self) -> Learner:
         config = self.config
 
         def spawn(path: str) -> list[torch.Generator]:
             return [generator(seed, path) for seed in self.seeds]
 
-        if isinstance(config.algorithm, sac.Config):
-            return sac.SAC(config.algorithm, width, self.game.action_space, spawn("learner"), config.device)
+        spaces = self.game.observation_space, self.game.action_space
+        if not isinstance(config.algorithm, pebble.Config):
+            return ALGORITHMS[config.name].learner(config.algorithm, *spaces, spawn("learner"), config.device)
         archive = SegmentArchive(self.out / "segments")
         groups = groups_of(config, self.out)
         raters = [self._make_rater(i, groups[i], archive) for i in range(len(self.seeds))]
         self.lesson = Lesson(raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward, config.game)
-        return pebble.Pebble(config.algorithm, width, self.game.action_space, spawn("learner"), spawn("reward"), self.lesson, config.device)
+        return pebble.Pebble(config.algorithm, *spaces, spawn("learner"), spawn("reward"), self.lesson, config.device)
 
     def _make_rater(self, index: int, group: str, archive: SegmentArchive) -> Rater:
         config, seed = self.config, self.seeds[index]
@@ -136,11 +134,6 @@ class Experiment:
             self._store = Store(self.config.store or file_url(self.out / "feedback.sqlite"))
             self._opened.callback(self._store.close)
         return self._store
-
-    @property
-    def sac(self) -> sac.SAC:
-        """The SAC that acts, which PEBBLE holds."""
-        return self.learner if isinstance(self.learner, sac.SAC) else self.learner.sac
 
     @property
     def steps(self) -> int:
@@ -184,13 +177,12 @@ class Experiment:
 
     def _step(self) -> None:
         began = time.perf_counter()
-        rollout, replay, config = self.rollout, self.replay, self.config
-        random = rollout.steps < self.sac.config.random_steps
-        action = self.learner.explore(config.copies) if random else self.learner.act(rollout.observation)
+        rollout, config = self.rollout, self.config
+        action = self.learner.behave(rollout.observation, rollout.starts, rollout.legal, Progress(self.steps, config.steps))
         transition = rollout.step(action)
         source = self.learner if isinstance(self.learner, pebble.Pebble) else self.true_reward
-        replay.add(transition, source.reward(transition.observation, transition.action, transition.reward))
-        metrics = self.learner.update(replay)
+        self.experience.add(transition, source.reward(transition.observation, transition.action, transition.reward))
+        metrics = self.learner.update(self.experience, Progress(self.steps, config.steps))
         self._log_step(metrics)
         self.seconds += time.perf_counter() - began
         if self.steps % config.evaluate_every == 0 or self.finished:
@@ -206,7 +198,7 @@ class Experiment:
         step = self.steps
         for episode in self.rollout.episodes:
             self.returns[episode.seed].append((episode.total, episode.length))
-            held = self.lesson is not None and episode.length <= len(self.replay)
+            held = self.lesson is not None and episode.length <= len(self.experience)
             learned = float(self._learned_return(episode.seed, episode.copy, episode.length)) if held else None
             self.log.append(
                 "episode", step, seed=self.seeds[episode.seed], length=episode.length, learned_return=learned, **{"return": episode.total}
@@ -229,15 +221,13 @@ class Experiment:
 
     def frozen(self) -> dict[str, Tensor]:
         """Which seeds have a net that stopped at its last finite weights, by net: `[R]` bool each."""
-        frozen = self.sac.frozen()
-        if isinstance(self.learner, pebble.Pebble):
-            frozen = frozen | {"reward": self.learner.ensemble.optimizer.frozen}
-        return {what: members.cpu().clone() for what, members in frozen.items()}
+        return {what: members.cpu().clone() for what, members in self.learner.frozen().items()}
 
     def _learned_return(self, seed: int, copy: int, length: int) -> Tensor:
         """Sum over an episode that has just ended of what the learner was paid."""
-        slots = torch.arange(self.steps - length, self.steps) % self.replay.slots
-        return self.replay.reward[seed, (slots * self.config.copies + copy).to(self.replay.reward.device)].sum()
+        replay: Replay = self.experience
+        slots = torch.arange(self.steps - length, self.steps) % replay.slots
+        return replay.reward[seed, (slots * self.config.copies + copy).to(replay.reward.device)].sum()
 
     def evaluate(self, policy: str = "learned", episodes: int | None = None) -> list[list[float]]:
         """Noise-free episodes of every seed, each with the same starts; returns `[R][episodes]`, which are logged."""
@@ -246,7 +236,12 @@ class Experiment:
         game = self._game_for_evaluation(min(episodes, 10))
         source = None if isinstance(self.true_reward, GameReward) else self.true_reward
         results = evaluate_members(
-            StackedPolicy(self.learner, config.seeds, game.observation_space), game, config.seeds, episodes, EVALUATION_SEED, reward=source
+            StackedPolicy(self.learner, config.seeds, game.observation_space, game.action_space),
+            game,
+            config.seeds,
+            episodes,
+            EVALUATION_SEED,
+            reward=source,
         )
         for seed, result in zip(self.seeds, results, strict=True):
             self.log.append(
@@ -268,7 +263,7 @@ class Experiment:
         path = Path("clips") / f"{moment}-{self.steps:09d}.mp4"
         try:
             game = make(self.config.game, 1)
-            policy = MemberPolicy(self.learner, self.config.seeds, 0, game.observation_space)
+            policy = MemberPolicy(self.learner, self.config.seeds, 0, game.observation_space, game.action_space)
             frames = record_episode(policy, game, EVALUATION_SEED, max_steps=FILMED_STEPS)
             encode(frames, self.out / path, fps=FILMED_RATE)
             game.close()
@@ -287,14 +282,14 @@ class Experiment:
         state = {
             "learner": self.learner.state(),
             "rollout": self.rollout.state(),
-            "replay": self.replay.state(),
+            "experience": self.experience.state(),
             "returns": [[list(pair) for pair in own] for own in self.returns],
             "seconds": self.seconds,
             "accuracy": self.accuracy,
             "frozen": self._frozen,
             "spaces": {"observation": space_to_json(self.game.observation_space), "action": space_to_json(self.game.action_space)},
         }
-        return self.checkpoints.save(self.steps, state, self.replay)
+        return self.checkpoints.save(self.steps, state, self.experience)
 
     def restore(self) -> list[str]:
         """Continue from the newest valid checkpoint; returns what was restored and what was not, in sentences.
@@ -314,7 +309,7 @@ class Experiment:
         heard = self._hear_again(before, loaded.step)
         sentences = [
             *loaded.passed_over,
-            f"restored learner, replay of {len(self.replay):,} steps, generators and game at step {loaded.step:,}",
+            f"restored learner, {len(self.experience):,} steps of experience, generators and game at step {loaded.step:,}",
         ]
         if fresh:
             reason = loaded.state["rollout"]["snapshots"][fresh[0]]["cannot_snapshot"]
@@ -337,12 +332,12 @@ class Experiment:
         """Take over a checkpoint; returns the copies of the game that had to start a fresh episode."""
         state = loaded.state
         _check_fields(state, STATE, "the checkpoint")
-        for name, own in (("learner", self.learner.state()), ("rollout", self.rollout.state()), ("replay", self.replay.state())):
+        for name, own in (("learner", self.learner.state()), ("rollout", self.rollout.state()), ("experience", self.experience.state())):
             _check_tree(state[name], own, name)
         self.learner.load(state["learner"])
         fresh = self.rollout.load(state["rollout"])
-        self.replay.load(state["replay"], loaded.chunks, loaded.slots_per_chunk)
-        self.replay.interrupt(fresh)
+        self.experience.load(state["experience"], loaded.chunks, loaded.slots_per_chunk)
+        self.experience.interrupt(fresh)
         for own, saved in zip(self.returns, state["returns"], strict=True):
             own.extend((float(total), int(length)) for total, length in saved)
         self.seconds, self.accuracy = float(state["seconds"]), state["accuracy"]
@@ -432,7 +427,7 @@ def reward_source(address: str) -> RewardSource:
 
 
 @contextlib.contextmanager
-def _hold(out: Path) -> Iterator[None]:
+def hold(out: Path) -> Iterator[None]:
     """An exclusive hold on the run directory, which ends with this process. One that fails to start leaves no directory behind."""
     new = not out.exists()
     descriptor = _lock(out)
@@ -500,7 +495,15 @@ def groups_of(config: RunConfig, out: Path) -> list[str]:
 
 
 def read_config(out: Path) -> RunConfig:
-    """The configuration of a run directory. Raises RunError when there is none."""
+    """The configuration of a run directory. Raises RunError when there is none, or when it holds a plan."""
+    config = read_any_config(out)
+    if isinstance(config, PlanConfig):
+        raise RunError(f"{out} holds a plan of {config.name}; this needs a run that learned by playing")
+    return config
+
+
+def read_any_config(out: Path) -> RunConfig | PlanConfig:
+    """The configuration of a run or of a plan. Raises RunError when there is none."""
     try:
         return from_json(json.loads((out / "config.json").read_text()))
     except (FileNotFoundError, NotADirectoryError):

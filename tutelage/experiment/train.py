@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tutelage.experiment.config import ConfigError, RunConfig
+from tutelage.experiment.config import ConfigError, PlanConfig, RunConfig
 from tutelage.experiment.log import EVENTS
 from tutelage.experiment.progress import Display
 from tutelage.experiment.report import write_report
@@ -31,7 +31,7 @@ def train(
     that is not there.
     """
     _check_device(config.device)
-    out = _fresh_directory(config) if out is None else Path(out)
+    out = fresh_directory(config) if out is None else Path(out)
     if (out / EVENTS).exists():
         raise RunError(f"{out} already holds a run; `tutelage resume {out}` continues it, another --out starts anew")
     with Experiment(config, out, raters) as experiment:
@@ -68,8 +68,10 @@ def _to_the_end(experiment: Experiment, beside: Sequence[Path], console: Console
     return experiment.out
 
 
-def _fresh_directory(config: RunConfig) -> Path:
-    name = f"{config.name}-{config.game.replace(':', '-').replace('/', '-')}-{config.seed}"
+def fresh_directory(config: RunConfig | PlanConfig) -> Path:
+    """One under runs/ that is not there yet, named after the algorithm and the game."""
+    suffix = f"-{config.seed}" if isinstance(config, RunConfig) else ""
+    name = f"{config.name}-{config.game.replace(':', '-').replace('/', '-')}{suffix}"
     for number in range(1, 10_000):
         path = RUNS / (name if number == 1 else f"{name}-{number}")
         if not path.exists():

@@ -201,6 +201,8 @@ class GymnasiumGame(Game):
         self._observations: list[Any] = [None] * copies
         self._seeded = [False] * copies
         self._playing = [False] * copies
+        self._legal: np.ndarray | None = None
+        """[B, n], where the environments say in `info["action_mask"]` which of n discrete actions may be taken."""
         self._painters: dict[int, Any] = {}
 
     def reset(self, seed: Sequence[int] | None = None, where: Bool[Tensor, "B"] | None = None) -> Nested:
@@ -209,8 +211,11 @@ class GymnasiumGame(Game):
         for b in range(self.copies) if where is None else np.flatnonzero(where.cpu()):
             if seed is None and not self._seeded[b]:
                 raise GameError(f"copy {b} of {self.name} was reset without a seed; the first reset needs one per copy")
-            self._observations[b], _ = self._envs[b].reset(seed=None if seed is None else int(seed[b]))
+            self._observations[b], info = self._envs[b].reset(seed=None if seed is None else int(seed[b]))
             self._edge.check(self._observations[b])
+            if self._legal is None and "action_mask" in info and isinstance(self.action_space, Discrete):
+                self._legal = np.ones((self.copies, self.action_space.n), np.bool_)
+            self._note_legal(int(b), info)
             self._seeded[b] = self._playing[b] = True
         if not all(self._seeded):
             raise GameError(f"copy {self._seeded.index(False)} of {self.name} has never been reset; the first reset must be of all copies")
@@ -225,12 +230,26 @@ class GymnasiumGame(Game):
         reward = np.empty(self.copies, np.float32)
         flags = np.ones((3, self.copies), np.bool_)
         for b, env in enumerate(self._envs):
-            observations[b], reward[b], terminated, truncated, _ = env.step(rows[b])
+            observations[b], reward[b], terminated, truncated, info = env.step(rows[b])
+            self._note_legal(b, info)
             flags[0, b] = terminated
             flags[1, b] = boundary = terminated or truncated
             playing[b] = not boundary
         terminations, boundaries, mask = torch.as_tensor(flags).unbind()
         return Step(self._edge.stack(observations), torch.as_tensor(reward), terminations, boundaries, mask)
+
+    def legal(self) -> Bool[Tensor, "B K"] | None:
+        """As Game.legal: what the environments last said, where they say it, as Taxi does."""
+        return None if self._legal is None else torch.tensor(self._legal)
+
+    def _note_legal(self, copy: int, info: dict[str, Any]) -> None:
+        if self._legal is None:
+            return
+        mask: Any = info.get("action_mask")
+        if np.shape(mask) != self._legal.shape[1:]:
+            given = "none" if mask is None else f"one of shape {np.shape(mask)}"
+            raise GameError(f"{self.name} began with a mask of {self._legal.shape[1]} actions in its info and now gave {given}")
+        self._legal[copy] = mask
 
     def snapshot(self, copy: int) -> Snapshot:
         """As Game.snapshot. Raises CannotSnapshot with the reason."""
@@ -243,6 +262,7 @@ class GymnasiumGame(Game):
             # Kept and not recomputed: an observation may show what the simulation no longer holds.
             "observation": [leaf[0] for leaf in leaves],
             "playing": self._playing[copy],
+            "legal": None if self._legal is None else torch.tensor(self._legal[copy]),
         }
 
     def restore(self, copy: int, snapshot: Snapshot) -> Nested:
@@ -255,6 +275,10 @@ class GymnasiumGame(Game):
         native = [leaf.numpy() if start is None else leaf.numpy() + start for leaf, start in zip(leaves, starts, strict=True)]
         self._observations[copy] = nested.from_leaves(self.observation_space, native)
         self._playing[copy], self._seeded[copy] = bool(snapshot["playing"]), True
+        if snapshot.get("legal") is not None:
+            mask: np.ndarray = torch.as_tensor(snapshot["legal"]).numpy()
+            self._legal = np.ones((self.copies, len(mask)), np.bool_) if self._legal is None else self._legal
+            self._legal[copy] = mask
         return nested.from_leaves(self.observation_space, [leaf.clone() for leaf in leaves])
 
     def render(self, copy: int, width: int = 256, height: int = 256) -> UInt8[np.ndarray, "height width 3"]:

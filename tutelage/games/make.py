@@ -1,4 +1,4 @@
-"""Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `py:module:Class`."""
+"""Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `atari:Pong`, `grid:lecture?slip=0`, `mdp:random`, `py:module:Class`."""
 
 import ctypes
 import importlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.games.spec import Game, GameError
 
-SCHEMES = ("gym", "dm", "py")
+SCHEMES = ("gym", "dm", "atari", "grid", "mdp", "py")
 
 
 def make(address: str, copies: int, **options: Any) -> Game:
@@ -22,16 +22,19 @@ def make(address: str, copies: int, **options: Any) -> Game:
         raise GameError(f"{address} was asked for in {copies} copies; at least one is needed")
     scheme, separator, rest = address.partition(":")
     if not separator or scheme not in SCHEMES:
-        raise GameError(
-            f"{address!r} is not the address of a game: it starts with none of gym:, dm: and py:{_nearest(address, known_games())}"
-        )
+        known = f"{':, '.join(SCHEMES[:-1])}: and {SCHEMES[-1]}:"
+        raise GameError(f"{address!r} is not the address of a game: it starts with none of {known}{_nearest(address, known_games())}")
     _choose_picture_backend()
-    return {"gym": _make_gym, "dm": _make_dm, "py": _make_py}[scheme](rest, copies, options)
+    if scheme in ("grid", "mdp"):
+        from tutelage.games.worlds import make_finite
+
+        return make_finite(address, copies, options)
+    return {"gym": _make_gym, "dm": _make_dm, "atari": _make_atari, "py": _make_py}[scheme](rest, copies, options)
 
 
 def known_games() -> list[str]:
-    """The addresses that can be made here: the newest version of each Gymnasium id, and the control suite's tasks."""
-    games: list[str] = []
+    """What can be made here: finite worlds, the newest of each Gymnasium id, the control suite's tasks, Atari's titles."""
+    games = ["grid:lecture", "grid:random", "mdp:random"]
     if importlib.util.find_spec("gymnasium") is not None:
         from tutelage.games.gymnasium import gymnasium, known_ids
 
@@ -46,6 +49,10 @@ def known_games() -> list[str]:
         from tutelage.games.dm import known_tasks
 
         games += [f"dm:{task}" for task in known_tasks()]
+    if all(importlib.util.find_spec(package) is not None for package in ("ale_py", "cv2")):
+        from tutelage.games.atari import known_titles
+
+        games += [f"atari:{title}" for title in known_titles()]
     return games
 
 
@@ -70,6 +77,16 @@ def _make_dm(identifier: str, copies: int, options: dict[str, Any]) -> Game:
     if identifier not in known_tasks():
         raise GameError(f"there is no game dm:{identifier}{_nearest(f'dm:{identifier}', [f'dm:{task}' for task in known_tasks()])}")
     return make_control(identifier, copies, **options)
+
+
+def _make_atari(path: str, copies: int, options: dict[str, Any]) -> Game:
+    from tutelage.games.atari import known_titles, make_atari
+
+    title, _, query = path.partition("?")
+    if title not in known_titles():
+        raise GameError(f"there is no game atari:{title}{_nearest(f'atari:{title}', [f'atari:{known}' for known in known_titles()])}")
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    return make_atari(title, copies, {name: value for name, _, value in pairs} | options)
 
 
 def _make_py(path: str, copies: int, options: dict[str, Any]) -> Game:

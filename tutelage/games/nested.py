@@ -6,8 +6,9 @@ space: tuples by position, dicts by sorted name.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -103,6 +104,63 @@ def leaf_dtype(space: LeafSpace) -> torch.dtype:
     return torch.int8 if isinstance(space, MultiBinary) else torch.int64
 
 
+def observation_shape(space: Space) -> tuple[int, ...]:
+    """Shape of `encode_observation` without its leading axes: (C, H, W) where the space is one image, else (D,).
+
+    Raises GameError where an image lies among other entries.
+    """
+    return space.shape if _is_image(space) else (flat_width(space),)
+
+
+def encode_observation(space: Space, nested: Nested) -> Tensor:
+    """What nets are given: an image as its bytes `[*lead, C, H, W]`, anything else as one float vector `[*lead, D]`."""
+    return cast(Tensor, nested) if _is_image(space) else flatten_observation(space, nested)
+
+
+def action_width(space: Space) -> int:
+    """A, the width of `flatten_action`."""
+    return sum(math.prod(leaf_shape(leaf)) for leaf in leaf_spaces(space))
+
+
+def flatten_action(space: Space, nested: Nested) -> Float[Tensor, "*lead A"]:
+    """One float vector per action: the numbers of every leaf in order, an integer as the float that equals it (exact below 2^24).
+
+    nested: leaves [*lead, *shape of the leaf's space]; A = action_width(space).
+    """
+    vectors: list[Tensor] = []
+    for leaf_space, leaf in zip(leaf_spaces(space), leaves(nested), strict=True):
+        shape = leaf_shape(leaf_space)
+        vectors.append(leaf.reshape(*leaf.shape[: leaf.dim() - len(shape)], math.prod(shape)).float())
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
+
+
+def unflatten_action(space: Space, vector: Float[Tensor, "*lead A"]) -> Nested:
+    """The inverse of `flatten_action`: what the game takes."""
+    if isinstance(space, Box) and len(space.shape) == 1 and space.dtype != "uint8":
+        return vector
+    spaces = leaf_spaces(space)
+    pieces = torch.split(vector, [math.prod(leaf_shape(leaf)) for leaf in spaces], dim=-1)
+    return cast(Nested, from_leaves(space, [
+        piece.reshape(*vector.shape[:-1], *leaf_shape(leaf)).to(leaf_dtype(leaf)) for leaf, piece in zip(spaces, pieces, strict=True)
+    ]))  # fmt: skip
+
+
+def action_bounds(space: Space, who: str) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]]:
+    """Lowest and highest action of a vector of bounded reals. Raises GameError, naming who needs one, for any other space."""
+    if isinstance(space, Box) and len(space.shape) == 1 and np.isfinite(space.low).all() and np.isfinite(space.high).all():
+        return torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
+    raise GameError(f"{who} needs a vector of bounded continuous actions; this game's actions are {space}")
+
+
+def legal_width(space: Space) -> int:
+    """K, the width of a mask of legal actions: one entry per choice of every discrete leaf, in order."""
+    return sum(
+        leaf.n if isinstance(leaf, Discrete) else sum(leaf.sizes)
+        for leaf in leaf_spaces(space)
+        if isinstance(leaf, Discrete | MultiDiscrete)
+    )
+
+
 def flat_width(space: Space) -> int:
     """D, the width of `flatten_observation`. Raises GameError for an image."""
     return sum(_leaf_width(leaf) for leaf in leaf_spaces(space))
@@ -117,8 +175,12 @@ def flatten_observation(space: Space, nested: Nested) -> Float[Tensor, "*lead D"
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
 
 
+def _is_image(space: Space) -> TypeGuard[Box]:
+    return isinstance(space, Box) and space.dtype == "uint8" and len(space.shape) == 3
+
+
 def _leaf_width(space: LeafSpace) -> int:
-    if isinstance(space, Box) and space.dtype == "uint8" and len(space.shape) == 3:
+    if _is_image(space):
         raise GameError(f"an observation of {space.shape} bytes is an image, and an MLP needs vectors: use a convolutional body")
     if isinstance(space, Discrete):
         return space.n

@@ -66,7 +66,7 @@ def snapshot_environment(env: Any, name: str) -> Snapshot:
     snapshot: dict[str, Any] = {
         "wrappers": wrappers,
         "attributes": _get(core, _known_attributes(core, name)),
-        "generator": _get_generator(core, name),
+        "generator": get_generator(core.np_random, name),
     }
     if is_mujoco(core):
         from tutelage.games.mujoco import get_simulation
@@ -89,7 +89,7 @@ def restore_environment(env: Any, snapshot: Snapshot, name: str) -> None:
         return
     _known_attributes(core, name)
     _set(core, snapshot["attributes"])
-    _set_generator(core, snapshot["generator"])
+    set_generator(core.np_random, snapshot["generator"])
     if is_mujoco(core):
         from tutelage.games.mujoco import set_simulation
 
@@ -151,8 +151,9 @@ def unpack(value: Any) -> Any:
     return array if kind == "array" else array[()]
 
 
-def _get_generator(core: Any, name: str) -> dict[str, Any]:
-    state = core.np_random.bit_generator.state
+def get_generator(generator: Any, name: str) -> dict[str, Any]:
+    """The state of a numpy generator as JSON that every reader keeps. Raises CannotSnapshot for another kind than PCG64."""
+    state = generator.bit_generator.state
     if state["bit_generator"] != "PCG64":
         raise CannotSnapshot(f"{name} cannot be put back: its generator is {state['bit_generator']}, and only PCG64 is known")
     # 128-bit integers, which JSON readers elsewhere would round: as strings.
@@ -160,8 +161,9 @@ def _get_generator(core: Any, name: str) -> dict[str, Any]:
     return {**words, "has_uint32": state["has_uint32"], "uinteger": state["uinteger"]}
 
 
-def _set_generator(core: Any, snapshot: Snapshot) -> None:
-    core.np_random.bit_generator.state = {
+def set_generator(generator: Any, snapshot: Snapshot) -> None:
+    """The inverse of `get_generator`."""
+    generator.bit_generator.state = {
         "bit_generator": "PCG64",
         "state": {key: int(snapshot[key]) for key in ("state", "inc")},
         "has_uint32": snapshot["has_uint32"],

@@ -124,6 +124,10 @@ class Game(ABC):
     def step(self, actions: Nested) -> Step:
         """Advance every copy by one joint action `[B, ...]`."""
 
+    def legal(self) -> Bool[Tensor, "B K"] | None:
+        """Which discrete actions each copy may take now, in the order of `nested.legal_width`; None: all, always."""
+        return None
+
     def snapshot(self, copy: int) -> Snapshot:
         """All that is needed to continue this copy bit by bit, its generator included. Raises CannotSnapshot."""
         raise CannotSnapshot(f"{type(self).__name__} cannot be put back into an earlier state")

@@ -1,6 +1,7 @@
 """A whole update as one compiled function: losses, their gradients, Adam and the target's average."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ class CompiledUpdate:
         self._owners = [self._owner(parameters) if parameters.members > 1 else None for parameters, _ in groups]
         # Of what the function reads only tensors can change; to ask on every call whether the rest has would take 0.2 ms.
         tensors = lambda guards: [guard.guard_type == "TENSOR_MATCH" for guard in guards]
-        self._compiled = torch.compile(self._update, fullgraph=True, dynamic=False, options={"guard_filter_fn": tensors})
+        # What has been compiled is kept by code object, and without those other guards one learner would be given another's function.
+        ours = FunctionType(CompiledUpdate._update.__code__.replace(), globals())
+        self._compiled = torch.compile(MethodType(ours, self), fullgraph=True, dynamic=False, options={"guard_filter_fn": tensors})
 
     @staticmethod
     def _owner(parameters: Parameters) -> Tensor:

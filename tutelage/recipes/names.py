@@ -3,4 +3,5 @@
 RECIPES = [
     "python -m tutelage.recipes.pendulum          labels, flips, coins and a lesson of one's own on Pendulum-v1",
     "python -m tutelage.recipes.pebble_control    PEBBLE beside SAC on walker-walk and HalfCheetah (B-Pref)",
+    "python -m tutelage.recipes.deep_control      the deep chapter on CartPole, Pendulum, LunarLander and MuJoCo (RL-Zoo, CleanRL)",
 ]

@@ -26,6 +26,7 @@ class Row:
     method: str
     seed: int
     steps: int
+    """Of the game, all copies of a seed together."""
     score: float | None
     """Mean return of the final policy over 100 noise-free episodes; None for a run that failed."""
     seconds: float
@@ -61,9 +62,10 @@ def judged(experiment: Experiment, task: str, method: str, episodes: int = SCORE
     """Rows of a finished run: the final policy of every seed over `episodes` noise-free episodes."""
     frozen = {i for members in experiment.frozen().values() for i in members.nonzero().flatten().tolist()}
     scores = experiment.evaluate(episodes=episodes)
+    steps = experiment.steps * experiment.config.copies
     return [
         Row(
-            task, method, seed, experiment.steps, None if i in frozen else round(sum(own) / len(own), 2), round(experiment.seconds, 1),
+            task, method, seed, steps, None if i in frozen else round(sum(own) / len(own), 2), round(experiment.seconds, 1),
             hardware(experiment.config.device), commit(), "a net was frozen: its gradient was not finite" if i in frozen else None,
         )
         for i, (seed, own) in enumerate(zip(experiment.seeds, scores, strict=True))
@@ -80,7 +82,7 @@ def train_or_resume(config: RunConfig, out: Path, console: Console) -> None:
 
 def add_rows(config: RunConfig, out: Path, task: str, method: str, results: Path | None, episodes: int, console: Console) -> None:
     """Run or resume, judge the final policies and add their rows to `results` (None: nowhere); nothing, where they are there already."""
-    wanted = (task, method, config.seed, config.steps, None)
+    wanted = (task, method, config.seed, config.steps * config.copies, None)
     if results is not None and any((row.task, row.method, row.seed, row.steps, row.library) == wanted for row in read(results)):
         return
     train_or_resume(config, out, console)

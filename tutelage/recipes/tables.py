@@ -7,7 +7,7 @@ benchmarks/results/NAME.jsonl, and a test compares the two.
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,9 +18,14 @@ MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def scores(path: Path) -> str:
+    """As `score_table`, for a file of rows."""
+    return score_table(read(path))
+
+
+def score_table(results: Sequence[Row]) -> str:
     """One line per task and method: the median and every run, failures included."""
     groups: dict[tuple[str, str, int], list[Row]] = {}
-    for row in read(path):
+    for row in results:
         method = row.method if row.library is None else f"{row.method} ({row.library})"
         groups.setdefault((row.task, method, row.steps), []).append(row)
     lines = ["| task | method | steps | median | every seed | minutes | commit |", "|---|---|---|---|---|---|---|"]
@@ -34,8 +39,12 @@ def scores(path: Path) -> str:
 
 
 def plain(path: Path) -> str:
+    """As `plain_table`, for a file of rows."""
+    return plain_table([json.loads(line) for line in path.read_text().splitlines() if line.strip()])
+
+
+def plain_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line per row, one column per field."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
     for row in rows:
@@ -61,7 +70,13 @@ def _cell(value: Any) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"pendulum": scores, "pebble_control": scores, "speed": plain, "reliability": counts}
+TABLES: dict[str, Callable[[Path], str]] = {
+    "pendulum": scores,
+    "pebble_control": scores,
+    "deep_control": scores,
+    "speed": plain,
+    "reliability": counts,
+}
 
 
 def render(page: str, results: Path = RESULTS) -> str:

@@ -31,6 +31,17 @@ class GameReward(RewardSource):
         return game_reward
 
 
+class SignReward(RewardSource):
+    """The sign of what the game pays, so that games with large and small points are learned at one scale; scores stay the game's.
+
+    Mnih et al. 2015 (Nature 518), methods.
+    """
+
+    def reward(self, observation: Tensor, action: Tensor, game_reward: Tensor) -> Tensor:
+        """-1, 0 or 1."""
+        return game_reward.sign()
+
+
 @dataclass(frozen=True)
 class WrittenReward(RewardSource):
     """A reward that a person wrote down as a function of observation and action."""

@@ -16,6 +16,7 @@ from tutelage.experience.trajectory import Batch, Transition
 from tutelage.experience.trees import pack, unpack
 from tutelage.games.spec import Box, Discrete, GameError
 from tutelage.learn.deep.sac import SAC, Config, sac_loss
+from tutelage.learn.learner import Progress
 from tutelage.nets.tanh_gaussian import tanh_gaussian
 
 R, N, D, A = 3, 16, 4, 2
@@ -27,10 +28,15 @@ def box(low: list[float], high: list[float]) -> Box:
 
 
 ACTIONS = box([-2.0, 0.0], [2.0, 1.0])
+OBSERVATIONS = box([-1.0] * D, [1.0] * D)
 
 
 def learner(config: Config = SMALL, seeds: tuple[int, ...] = (1, 2, 3)) -> SAC:
-    return SAC(config, D, ACTIONS, [Generator().manual_seed(seed) for seed in seeds])
+    return SAC(config, OBSERVATIONS, ACTIONS, [Generator().manual_seed(seed) for seed in seeds])
+
+
+def explored(made: SAC, copies: int) -> Tensor:
+    return made.behave(torch.zeros(R, copies, D), torch.zeros(R, copies, dtype=torch.bool), None, Progress(0, 10))
 
 
 def batch(seed: int = 0, masked: bool = True, members: int = R) -> Batch:
@@ -43,7 +49,7 @@ def batch(seed: int = 0, masked: bool = True, members: int = R) -> Batch:
 
 
 def row(made: Batch, r: int) -> Batch:
-    return Batch(*(getattr(made, name)[r : r + 1] for name in Batch.__slots__))
+    return made[r : r + 1]
 
 
 def to_unit(action: Tensor) -> Tensor:
@@ -174,7 +180,7 @@ def test_a_time_limit_is_bootstrapped_and_a_termination_is_not():
     made = distinct(learner(seeds=(1,)))
     targets = []
     for terminated in (True, False):
-        replay = Replay(8, 1, 1, D, A)
+        replay = Replay(8, 1, 1, (D,), A)
         g = Generator().manual_seed(3)
         o, s, fresh, a = torch.randn(1, 1, D, generator=g), torch.randn(1, 1, D, generator=g), torch.zeros(1, 1, D), torch.zeros(1, 1, A)
         yes, end = torch.ones(1, 1, dtype=torch.bool), torch.tensor([[terminated]])
@@ -247,7 +253,7 @@ def test_the_soft_value_of_a_bandit_is_that_of_quadrature():
         reward = 2.0 - 4.0 * (action[..., 0] - 0.3).square()
         return Batch(zero, action, reward, zero, torch.ones(2, 128, dtype=torch.bool), torch.ones(2, 128))
 
-    made = train(SAC(BANDIT, 1, box([-1.0], [1.0]), [Generator().manual_seed(i) for i in range(2)]), given, 600)
+    made = train(SAC(BANDIT, box([0.0], [1.0]), box([-1.0], [1.0]), [Generator().manual_seed(i) for i in range(2)]), given, 600)
     exact = quadrature(lambda a: 2.0 - 4.0 * (a - 0.3) ** 2, ALPHA)
     value = soft_value(made, torch.zeros(1, 1, 1))
     assert value.tolist() == pytest.approx([exact, exact], rel=0.02)
@@ -269,7 +275,7 @@ def test_the_soft_value_of_two_steps_is_that_of_quadrature():
         reward = torch.where(at_second, second(action[..., 0]), first(action[..., 0]))
         return Batch(state, action, reward, torch.ones(2, 128, 1), at_second, torch.ones(2, 128))
 
-    made = train(SAC(BANDIT, 1, box([-1.0], [1.0]), [Generator().manual_seed(i) for i in range(2)]), given, 900)
+    made = train(SAC(BANDIT, box([0.0], [1.0]), box([-1.0], [1.0]), [Generator().manual_seed(i) for i in range(2)]), given, 900)
     assert soft_value(made, torch.ones(1, 1, 1)).tolist() == pytest.approx([v1, v1], rel=0.02)
     assert soft_value(made, torch.zeros(1, 1, 1)).tolist() == pytest.approx([v0, v0], rel=0.02)
 
@@ -284,7 +290,7 @@ def trained(made: SAC, members: slice = slice(None), updates: int = 20, change: 
         if change is not None:
             for name in ("observation", "reward"):
                 getattr(given, name)[change] *= -3.0
-        made.update_on(Batch(*(getattr(given, name)[members] for name in Batch.__slots__)))
+        made.update_on(given[members])
     return made
 
 
@@ -324,7 +330,7 @@ def test_another_seeds_data_changes_no_bit(poison: bool):
 
 
 def filled_replay() -> Replay:
-    replay, g = Replay(50, R, 1, D, A), Generator().manual_seed(8)
+    replay, g = Replay(50, R, 1, (D,), A), Generator().manual_seed(8)
     observation = torch.randn(R, 1, D, generator=g)
     for t in range(60):
         following = torch.randn(R, 1, D, generator=g)
@@ -342,16 +348,16 @@ def filled_replay() -> Replay:
 def test_saved_and_loaded_it_goes_on_to_the_same_bits():
     config = dataclasses.replace(SMALL, target_every=2, updates_per_step=3)
     replay, first, second = filled_replay(), learner(config), learner(config, (7, 8, 9))
-    first.update(replay)
+    first.improve(replay)
     first.act(torch.zeros(R, 1, D))
     second.load(unpack(*pack(first.state())))
     for _ in range(4):
-        metrics = first.update(replay), second.update(replay)
+        metrics = first.improve(replay), second.improve(replay)
         assert all(torch.equal(metrics[0][name], metrics[1][name]) for name in metrics[0])
     for one, two in zip(parameters_of(first), parameters_of(second), strict=True):
         assert torch.equal(one, two)
     assert torch.equal(first.act(torch.ones(R, 2, D)), second.act(torch.ones(R, 2, D)))
-    assert torch.equal(first.explore(3), second.explore(3))
+    assert torch.equal(explored(first, 3), explored(second, 3))
     assert first.updates == second.updates == 15
 
 
@@ -376,9 +382,23 @@ def test_fresh_critics_for_the_chosen_seeds():
     assert made.critic_optimizer.steps.tolist() == [0.0, 20.0, 20.0] and torch.equal(made.actor_parameters.flat, actor)
 
 
+def test_learning_begins_after_the_random_steps():
+    made, replay = learner(dataclasses.replace(SMALL, random_steps=5)), filled_replay()
+    before = made.actor_parameters.flat.clone()
+    assert made.update(replay, Progress(5, 10)) == {} and torch.equal(made.actor_parameters.flat, before)
+    assert set(made.update(replay, Progress(6, 10))) >= {"loss/actor"} and not torch.equal(made.actor_parameters.flat, before)
+    acted = [made.behave(torch.zeros(R, 1, D), torch.zeros(R, 1, dtype=torch.bool), None, Progress(n, 10)) for n in (4, 5)]
+    assert acted[0].shape == acted[1].shape == (R, 1, A)
+    twin = learner(dataclasses.replace(SMALL, random_steps=5))
+    twin.load(unpack(*pack(made.state())))
+    assert torch.equal(
+        made.behave(torch.zeros(R, 1, D), torch.zeros(R, 1, dtype=torch.bool), None, Progress(5, 10)), twin.act(torch.zeros(R, 1, D))
+    )
+
+
 def test_actions_are_in_the_games_units():
     made = learner()
-    random = made.explore(4000)
+    random = explored(made, 4000)
     assert random.shape == (R, 4000, A)
     assert random.amin((0, 1)).tolist() == pytest.approx([-2.0, 0.0], abs=0.01)
     assert random.amax((0, 1)).tolist() == pytest.approx([2.0, 1.0], abs=0.01)
@@ -393,5 +413,5 @@ def test_actions_are_in_the_games_units():
 )
 def test_actions_that_are_no_vector_of_bounded_reals_are_refused(space):
     with pytest.raises(GameError, match="SAC needs a vector of bounded continuous actions; this game's actions are") as error:
-        SAC(SMALL, D, space, [Generator()])
+        SAC(SMALL, OBSERVATIONS, space, [Generator()])
     assert type(space).__name__ in str(error.value)

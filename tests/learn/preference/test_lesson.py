@@ -47,7 +47,7 @@ class Scripted(Rater):
 
 
 def replay(steps: int = 60) -> Replay:
-    made, g = Replay(100, R, 1, D, A), Generator().manual_seed(0)
+    made, g = Replay(100, R, 1, (D,), A), Generator().manual_seed(0)
     observation = torch.randn(R, 1, D, generator=g)
     for t in range(steps):
         following = torch.randn(R, 1, D, generator=g)

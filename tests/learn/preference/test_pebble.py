@@ -20,6 +20,7 @@ from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.raters import OracleRater, Rater, Teacher
 from tutelage.games.make import make
 from tutelage.learn.deep import sac
+from tutelage.learn.learner import Progress
 from tutelage.learn.preference.lesson import Lesson
 from tutelage.learn.preference.pebble import Config, Pebble
 from tutelage.rewards import learned
@@ -66,19 +67,19 @@ class Classroom:
         self.lesson = Lesson(
             made, groups, generators(3), self.archive, self.rollout.anchors, true_reward or GameReward(), "gym:Pendulum-v1"
         )
-        self.pebble = Pebble(config, 3, self.game.action_space, generators(1), generators(2), self.lesson)
-        self.replay = Replay(2000, len(seeds), 1, 3, 1)
+        self.pebble = Pebble(config, self.game.observation_space, self.game.action_space, generators(1), generators(2), self.lesson)
+        self.replay = Replay(2000, len(seeds), 1, (3,), 1)
         self.sessions: list[tuple[int, list[int]]] = []
 
     def run(self, steps: int) -> "Classroom":
         for _ in range(steps):
-            random = self.rollout.steps < self.pebble.config.sac.random_steps
-            transition = self.rollout.step(self.pebble.explore(1) if random else self.pebble.act(self.rollout.observation))
+            progress = lambda: Progress(self.rollout.steps, 2000)
+            transition = self.rollout.step(self.pebble.behave(self.rollout.observation, self.rollout.starts, None, progress()))
             if self.spoil is not None:
                 transition = dataclasses.replace(transition, reward=self.spoil(transition.reward))
             asked = self.lesson.asked
             self.replay.add(transition, self.pebble.reward(transition.observation, transition.action, transition.reward))
-            self.pebble.update(self.replay)
+            self.pebble.update(self.replay, progress())
             if self.lesson.asked != asked:
                 self.sessions.append((self.rollout.steps, self.lesson.asked))
         return self
@@ -288,7 +289,7 @@ def test_it_learns_to_swing_up_from_sixty_answers(tmp_path):
 
     def judged() -> float:
         game = make("gym:Pendulum-v1", 5)
-        return evaluate_members(StackedPolicy(room.pebble, 1, game.observation_space), game, 1, 10, seed=9)[0].mean
+        return evaluate_members(StackedPolicy(room.pebble, 1, game.observation_space, game.action_space), game, 1, 10, seed=9)[0].mean
 
     assert judged() < -1000.0  # hanging down and waving
     room.run(1200)

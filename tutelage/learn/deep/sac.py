@@ -10,6 +10,7 @@ Where we depart from the paper
 - A time limit is not a terminal state: the true successor's value is bootstrapped.
 - R seeds learn at once: every net has a leading member axis, the losses sum over it.
 Left out: the separate value net of the first paper (1801.01290), images, discrete actions.
+Landscape: model-free, off-policy, online; continuous actions; scale: deep
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +24,15 @@ from torch import Generator, Tensor
 from tutelage.equations.bellman import soft_bellman_target
 from tutelage.experience.replay import Replay
 from tutelage.experience.trajectory import Batch
-from tutelage.games.spec import Box, GameError
+from tutelage.games.nested import action_bounds, flat_width
+from tutelage.games.spec import Space
+from tutelage.learn.learner import Progress
 from tutelage.nets.adam import StackedAdam
 from tutelage.nets.compiled import CompiledUpdate
 from tutelage.nets.mlp import MLP
 from tutelage.nets.noise import normal
 from tutelage.nets.parameters import Parameters
+from tutelage.nets.recurrent import Carry
 from tutelage.nets.tanh_gaussian import tanh_gaussian, tanh_gaussian_mode
 from tutelage.nets.targets import Target
 
@@ -129,19 +133,21 @@ class SAC:
     """R stacked learners: nets, optimisers and the generators that they draw from."""
 
     def __init__(
-        self, config: Config, observation_width: int, action_space: Any, generators: Sequence[Generator], device: torch.device | str = "cpu"
+        self,
+        config: Config,
+        observation_space: Space,
+        action_space: Space,
+        generators: Sequence[Generator],
+        device: torch.device | str = "cpu",
     ) -> None:
-        """generators: one per seed. Raises GameError when the actions are not a box of finite reals."""
-        bounds = [action_space.low, action_space.high] if isinstance(action_space, Box) and len(action_space.shape) == 1 else []
-        if not bounds or not all((abs(bound) < float("inf")).all() for bound in bounds):
-            raise GameError(f"SAC needs a vector of bounded continuous actions; this game's actions are {action_space}")
+        """generators: one per seed. Raises GameError for images, and for actions that are not a vector of bounded reals."""
+        low, high = action_bounds(action_space, "SAC")
         self.config, self.generators, self.device = config, list(generators), torch.device(device)
-        members, action_width = len(self.generators), action_space.shape[0]
-        low, high = torch.as_tensor(action_space.low).float(), torch.as_tensor(action_space.high).float()
+        members, action_width, self.observation_width = len(self.generators), len(low), flat_width(observation_space)
         self.action_middle, self.action_reach = ((low + high) / 2.0).to(device), ((high - low) / 2.0).to(device)
         self.target_entropy = -float(action_width) if config.target_entropy is None else config.target_entropy
-        self.actor = MLP((observation_width, *config.hidden, 2 * action_width), (members,))
-        self.critic = MLP((observation_width + action_width, *config.hidden, 1), (members, 2))
+        self.actor = MLP((self.observation_width, *config.hidden, 2 * action_width), (members,))
+        self.critic = MLP((self.observation_width + action_width, *config.hidden, 1), (members, 2))
         self.actor_parameters = Parameters(self.actor.shapes(), device)
         self.critic_parameters = Parameters(self.critic.shapes(), device)
         self.temperature_parameters = Parameters({"log_temperature": (members,)}, device)
@@ -163,7 +169,23 @@ class SAC:
             "temperature": (self.temperature_parameters, self.temperature_optimizer),
         }
 
-    def act(self, observation: Float[Tensor, "R B D"], deterministic: bool = False) -> Float[Tensor, "R B A"]:
+    def experience(self, steps: int, copies: int) -> Replay:
+        """An empty replay for a run of so many steps."""
+        capacity, members = self.config.replay_capacity or steps, len(self.generators)
+        return Replay(capacity, members, copies, (self.observation_width,), len(self.action_reach), device=self.device)
+
+    def behave(
+        self, observation: Float[Tensor, "R B D"], starts: Bool[Tensor, "R B"], legal: Tensor | None, progress: Progress
+    ) -> Float[Tensor, "R B A"]:
+        """Uniformly random actions for `random_steps`, then the policy's."""
+        if progress.steps >= self.config.random_steps:
+            return self.act(observation)
+        draws = torch.stack([torch.rand(*starts.shape[1:], len(self.action_reach), generator=g) for g in self.generators])
+        return self.action_middle.cpu() + (2.0 * draws - 1.0) * self.action_reach.cpu()
+
+    def act(
+        self, observation: Float[Tensor, "R B D"], deterministic: bool = False, legal: Tensor | None = None, carry: Carry | None = None
+    ) -> Float[Tensor, "R B A"]:
         """Actions in the game's units; the mode of the policy when deterministic."""
         with torch.no_grad():
             output = self.actor(self.actor_parameters.weights, observation.to(self.device))
@@ -174,12 +196,14 @@ class SAC:
                 action, _ = tanh_gaussian(output, normal(self.generators, shape).to(self.device))
             return torch.addcmul(self.action_middle, action, self.action_reach).cpu()
 
-    def explore(self, copies: int) -> Float[Tensor, "R B A"]:
-        """Uniformly random actions in the game's units."""
-        draws = torch.stack([torch.rand(copies, len(self.action_reach), generator=g) for g in self.generators])
-        return self.action_middle.cpu() + (2.0 * draws - 1.0) * self.action_reach.cpu()
+    def carry(self, copies: int) -> None:
+        """The policy has no memory."""
 
-    def update(self, replay: Replay) -> dict[str, Tensor]:
+    def update(self, experience: Replay, progress: Progress) -> dict[str, Tensor]:
+        """After the random steps: `updates_per_step` gradient steps; metrics `[R]` of the last."""
+        return self.improve(experience) if progress.steps > self.config.random_steps else {}
+
+    def improve(self, replay: Replay) -> dict[str, Tensor]:
         """`updates_per_step` gradient steps on fresh batches; metrics `[R]` of the last."""
         metrics: dict[str, Tensor] = {}
         for _ in range(self.config.updates_per_step):

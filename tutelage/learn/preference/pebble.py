@@ -9,6 +9,7 @@ Where we depart from the paper
 - The state-entropy reward of the pre-training is recomputed for all of memory at intervals, not per minibatch.
 - Optional, off by default: an error-aware likelihood, standardized inputs, normalized rewards (rewards/learned.py).
 Left out: nothing. SURF and Meta-Reward-Net change how the ensemble is fitted and live in files of their own.
+Landscape: model-free, off-policy, online; continuous actions; scale: deep
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,13 @@ from tutelage.equations.preferences import preference_probability
 from tutelage.experience.replay import Replay
 from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.samplers import SAMPLERS
+from tutelage.games.nested import action_width, flat_width
+from tutelage.games.spec import Space
 from tutelage.learn.deep.sac import SAC
 from tutelage.learn.deep.sac import Config as SACConfig
+from tutelage.learn.learner import Progress
 from tutelage.learn.preference.lesson import Comparisons, Lesson
+from tutelage.nets.recurrent import Carry
 from tutelage.rewards import learned
 from tutelage.rewards.entropy import StateEntropy
 from tutelage.rewards.learned import RewardEnsemble
@@ -78,8 +83,8 @@ class Pebble(RewardSource):
     def __init__(
         self,
         config: Config,
-        observation_width: int,
-        action_space: Any,
+        observation_space: Space,
+        action_space: Space,
         generators: Sequence[Generator],
         reward_generators: Sequence[Generator],
         lesson: Lesson,
@@ -89,21 +94,32 @@ class Pebble(RewardSource):
         if config.sampler not in SAMPLERS:
             raise FeedbackError(f'sampler "{config.sampler}" is none of {", ".join(SAMPLERS)}')
         self.config, self.lesson = config, lesson
-        self.sac = SAC(config.sac, observation_width, action_space, generators, device)
-        width = action_space.shape[0]
-        self.ensemble = RewardEnsemble(config.reward_model, observation_width, width, reward_generators, device)
+        self.sac = SAC(config.sac, observation_space, action_space, generators, device)
+        widths = flat_width(observation_space), action_width(action_space)
+        self.ensemble = RewardEnsemble(config.reward_model, *widths, reward_generators, device)
         self.entropy = StateEntropy(config.neighbors)
         self.learned = torch.zeros(len(generators), dtype=torch.bool)
         """Which seeds learn from the ensemble already."""
         self.next_session = config.sac.random_steps + config.pretraining_steps
 
-    def act(self, observation: Float[Tensor, "R B D"], deterministic: bool = False) -> Float[Tensor, "R B A"]:
+    def experience(self, steps: int, copies: int) -> Replay:
+        """As SAC."""
+        return self.sac.experience(steps, copies)
+
+    def behave(
+        self, observation: Float[Tensor, "R B D"], starts: Bool[Tensor, "R B"], legal: Tensor | None, progress: Progress
+    ) -> Float[Tensor, "R B A"]:
+        """As SAC."""
+        return self.sac.behave(observation, starts, legal, progress)
+
+    def act(
+        self, observation: Float[Tensor, "R B D"], deterministic: bool = False, legal: Tensor | None = None, carry: Carry | None = None
+    ) -> Float[Tensor, "R B A"]:
         """As SAC."""
         return self.sac.act(observation, deterministic)
 
-    def explore(self, copies: int) -> Float[Tensor, "R B A"]:
-        """As SAC."""
-        return self.sac.explore(copies)
+    def carry(self, copies: int) -> None:
+        """The policy has no memory."""
 
     def reward(
         self, observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"], game_reward: Float[Tensor, "R N"]
@@ -116,9 +132,9 @@ class Pebble(RewardSource):
             return entropy
         return torch.where(self.learned[:, None].to(entropy.device), self.ensemble.reward(observation, action), entropy)
 
-    def update(self, replay: Replay) -> dict[str, Tensor]:
+    def update(self, experience: Replay, progress: Progress) -> dict[str, Tensor]:
         """Whatever is due after an environment step; metrics `[R]`."""
-        step, config = replay.steps, self.config
+        replay, step, config = experience, progress.steps, self.config
         explored = step - config.sac.random_steps
         if not self.learned.all() and explored >= 0 and explored % config.entropy_every == 0:
             replay.pay(self.entropy.refresh(replay.observations()), ~self.learned)
@@ -133,7 +149,7 @@ class Pebble(RewardSource):
             comparisons = self.lesson.comparisons(ready) if ready.any() else None
             if comparisons is not None:
                 self._fit(replay, ready, comparisons)
-        return self.sac.update(replay) if step > config.sac.random_steps else {}
+        return self.sac.update(replay, progress)
 
     def _ask(self, replay: Replay) -> None:
         """One session: candidate pairs, a choice among them, questions."""
@@ -167,8 +183,12 @@ class Pebble(RewardSource):
         if fresh.any() and self.config.reset_critic:
             self.sac.reset_critic(fresh)
             for _ in range(self.config.updates_after_reset):
-                self.sac.update(replay)
+                self.sac.improve(replay)
         self.lesson.report(ready, comparisons, self.ensemble, fitted, replay.steps)
+
+    def frozen(self) -> dict[str, Bool[Tensor, "R"]]:
+        """As SAC, and the reward ensemble."""
+        return self.sac.frozen() | {"reward": self.ensemble.optimizer.frozen}
 
     def state(self) -> dict[str, Any]:
         """Learner, ensemble, reference states, lesson and schedule."""
