@@ -4,12 +4,12 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/.ready
-EXTRAS := control,postgres,tracking,dev
+EXTRAS := control,atari,postgres,tracking,docs,dev
 
 # One thread per process: pytest runs two of them, and on busy cores a second thread can stall a step for 0.2 s.
 test reliability: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test lint bench reliability
+.PHONY: demo test lint docs bench reliability
 
 demo: $(READY) ## teach an agent from preferences and print where the report is
 	$(RUN) -m tutelage.recipes.pendulum demo
@@ -22,6 +22,9 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --project pyproject.toml # else a pyrightconfig.json in a parent folder would win
 	.venv/bin/lint-imports
+
+docs: $(READY) ## the pages, in docs/_build; a warning is an error
+	$(RUN) -m sphinx --fail-on-warning --keep-going --builder html docs docs/_build
 
 bench: $(READY) ## speed beside the peers, each in an environment of its own under benchmarks/.venvs
 	$(RUN) benchmarks/run.py

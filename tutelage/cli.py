@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 VERBS: dict[str, str] = {
-    "train": "teach an agent: train sac|pebble --game ADDRESS --out DIR ...",
+    "train": "teach an agent, or plan: train NAME --game ADDRESS --out DIR ...; `list` shows the names",
     "resume": "continue an interrupted run: resume DIR",
     "evaluate": "play noise-free episodes with a trained policy: evaluate DIR --episodes N [--json]",
     "compare": "put runs side by side: compare DIR DIR ... [--json]",

@@ -19,6 +19,7 @@ from tutelage.experiment.run import Experiment, read_config
 from tutelage.games.spec import GameError
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
 from tutelage.learn.preference import pebble
+from tutelage.learn.tabular import monte_carlo, q_learning, sarsa, td_lambda
 from tutelage.rewards import learned
 
 SMALL_SAC = sac.Config(hidden=(8,), batch_size=8, random_steps=10)
@@ -26,6 +27,10 @@ OFF_POLICY: dict[str, Any] = dict(hidden=(8,), batch_size=8, random_steps=10)
 # Everything that holds a state of its own is on: normalization, memory, priorities, delays, schedules.
 ON_POLICY: dict[str, Any] = dict(hidden=(8,), window=16, normalize_observation=True, normalize_reward=True)
 CASES: dict[str, tuple[str, Any]] = {
+    "monte-carlo": ("grid:lecture?max_steps=12", monte_carlo.Config()),
+    "td-lambda": ("grid:lecture?max_steps=12", td_lambda.Config()),
+    "sarsa": ("grid:lecture?max_steps=12", sarsa.Config()),
+    "q-learning": ("grid:lecture?max_steps=12", q_learning.Config()),
     "policy-gradient": ("gym:CartPole-v1", policy_gradient.Config(critic_steps=3, **ON_POLICY)),
     "a2c": ("gym:CartPole-v1", a2c.Config(memory="gru", anneal=True, **ON_POLICY)),
     "trpo": ("gym:Pendulum-v1", trpo.Config(value_epochs=2, batch_size=8, **ON_POLICY)),
@@ -44,7 +49,7 @@ CASES: dict[str, tuple[str, Any]] = {
         ),
     ),
 }  # fmt: skip
-DEEP = [name for name in CASES if name != "pebble"]
+ALONE = [name for name in CASES if name != "pebble"]
 WALL_CLOCK = {"time", "seconds"}
 
 
@@ -103,7 +108,7 @@ def digest(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode() + b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", ALONE)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path, name: str):
     found: list[str] = []
     for i, seed in enumerate((3, 3, 4)):
@@ -114,7 +119,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
     assert found[0] == found[1] != found[2]
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", ALONE)
 def test_a_stacked_seed_learns_what_it_would_alone(tmp_path: Path, name: str):
     acted: list[Tensor] = []
     for i, (seed, seeds) in enumerate(((3, 2), (4, 1))):
@@ -166,6 +171,17 @@ class Doors(Game):
         return Step(torch.ones(self.copies, 2), reward, end, end, end | True)
 
 
+class Rooms(Doors):
+    observation_space = Discrete(2)
+
+    def reset(self, seed=None, where=None):
+        return super().reset(seed, where)[:, 0].long()
+
+    def step(self, actions):
+        step = super().step(actions)
+        return Step(step.observation[:, 0].long(), step.reward, step.terminated, step.boundary, step.mask)
+
+
 class Wide(Doors):
     def __init__(self, copies):
         super().__init__(copies, continuous=True)
@@ -183,11 +199,11 @@ def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
 
 
 def behind_doors(name: str, tmp_path: Path, **changes: Any) -> Experiment:
-    discrete = CASES[name][0] == "gym:CartPole-v1"
-    return Experiment(config_of(name, game=f"py:doors:{'Doors' if discrete else 'Wide'}", seeds=1, **changes), tmp_path / "run")
+    world = {"gym:CartPole-v1": "Doors", "gym:Pendulum-v1": "Wide"}.get(CASES[name][0], "Rooms")
+    return Experiment(config_of(name, game=f"py:doors:{world}", seeds=1, **changes), tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", [name for name in DEEP if CASES[name][0] == "gym:CartPole-v1"])
+@pytest.mark.parametrize("name", [name for name in ALONE if CASES[name][0] != "gym:Pendulum-v1"])
 def test_only_legal_actions_are_taken_and_a_mask_that_forbids_all_is_refused(tmp_path: Path, trouble: dict[str, bool], name: str):
     with behind_doors(name, tmp_path) as experiment:
         experiment.begin()  # the game itself checks what is taken, also by the evaluation
@@ -199,7 +215,7 @@ def test_only_legal_actions_are_taken_and_a_mask_that_forbids_all_is_refused(tmp
                 experiment.step()
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", ALONE)
 def test_a_reward_that_is_no_number_stops_the_run_before_it_is_stored(tmp_path: Path, trouble: dict[str, bool], name: str):
     trouble["reward"] = True
     with behind_doors(name, tmp_path) as experiment:
@@ -209,7 +225,7 @@ def test_a_reward_that_is_no_number_stops_the_run_before_it_is_stored(tmp_path: 
         assert experiment.experience.steps == 2
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", ALONE)
 def test_a_game_that_never_ends_can_be_learned_in(tmp_path: Path, trouble: dict[str, bool], name: str):
     trouble["endless"] = True
     with behind_doors(name, tmp_path, evaluate_every=1000, checkpoint_every=1000) as experiment:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tutelage import cli
 from tutelage.experiment import alone
 from tutelage.experiment.config import ALGORITHMS, PLANNERS, ConfigError, RunConfig
 from tutelage.experiment.edition import Edition, Module, show
@@ -159,6 +160,11 @@ def test_settings_come_from_the_command_line() -> None:
     config = alone.with_setting(alone.with_setting(Outer(), "hidden", "(3, 4)"), "inner.kind", "gru")
     assert config == Outer((3, 4), Inner("gru"))
     assert alone.names_of(config) == ["hidden", "inner.kind"]
+
+
+def test_the_verb_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "value-iteration"]) == 0
+    assert capsys.readouterr().out == show("value-iteration")
 
 
 def test_an_unknown_algorithm() -> None:

@@ -73,10 +73,10 @@ def test_known_games_are_the_newest_and_can_be_made():
 def test_without_simulators_the_core_imports_and_one_sentence_names_the_extra():
     script = """
 import sys
-for package in ("gymnasium", "mujoco", "dm_control", "dm_env", "pygame"):
+for package in ("gymnasium", "mujoco", "dm_control", "dm_env", "pygame", "ale_py", "cv2"):
     sys.modules[package] = None
 from tutelage.games import make, nested, program, snapshots, spec
-for address in ("gym:Pendulum-v1", "dm:walker-walk"):
+for address in ("gym:Pendulum-v1", "dm:walker-walk", "atari:Pong"):
     try:
         make.make(address, copies=1)
     except spec.GameError as error:
@@ -85,5 +85,6 @@ for address in ("gym:Pendulum-v1", "dm:walker-walk"):
     path = {**os.environ, "PYTHONPATH": str(Path(tutelage.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", script], env=path, capture_output=True, text=True, check=True, timeout=120)
     lines = done.stdout.splitlines()
-    assert len(lines) == 2
-    assert all("is not installed, and this game needs it; run: pip install 'tutelage[control]'" in line for line in lines)
+    assert len(lines) == 3
+    assert all("is not installed, and this game needs it; run: pip install 'tutelage[control]'" in line for line in lines[:2])
+    assert "this game needs both; run: pip install 'tutelage[atari]'" in lines[2]

@@ -123,3 +123,15 @@ def test_bounds_belong_to_vectors_of_bounded_reals(space):
     assert (low.tolist(), high.tolist()) == ([-2.0, 0.0], [1.0, 3.0])
     with pytest.raises(GameError, match="^TD3 needs a vector of bounded continuous actions; this game's actions are"):
         nested.action_bounds(space, "TD3")
+
+
+def test_actions_outside_a_box_come_to_lie_on_its_edge():
+    low, high = np.array([-1.0, -np.inf, 0.0], np.float32), np.array([1.0, 2.0, np.inf], np.float32)
+    box, vector = Box((3,), low, high), torch.tensor([[-3.0, -9.0, -1.0], [0.5, 5.0, 7.0]])
+    inside = torch.tensor([[-1.0, -9.0, 0.0], [0.5, 2.0, 7.0]])
+    assert torch.equal(unflatten_action(box, vector), inside)  # pyright: ignore[reportArgumentType]
+    nested = unflatten_action(TupleSpace((Discrete(4), box)), torch.cat([torch.full((2, 1), 3.0), vector], 1))
+    assert nested[0].tolist() == [3, 3] and torch.equal(nested[1], inside)  # pyright: ignore
+    free = Box((3,), np.full(3, -np.inf, np.float32), np.full(3, np.inf, np.float32))
+    assert unflatten_action(free, vector) is vector
+    assert torch.equal(vector[0], torch.tensor([-3.0, -9.0, -1.0]))

@@ -38,7 +38,9 @@ def action_values(
     """
     S, A = reward.shape
     ahead = torch.mv(transition, value) if out is None else torch.mv(transition, value, out=out)
-    return ahead.mul_(discount).view(A, S).add_(reward.T).T
+    if discount != 1.0:  # a sweep over a million states has the discount in its matrix, and saves a pass
+        ahead.mul_(discount)
+    return ahead.view(A, S).add_(reward.T).T
 
 
 def best_value(q: Float[Tensor, "S A"], out: Tensor | None = None) -> Float[Tensor, "S"]:
@@ -137,15 +139,14 @@ def grid_action_values(value: Float[Tensor, "M N"], slip: float, step_reward: fl
 
 
 def grid_backup(value: Float[Tensor, "M N"], slip: float, step_reward: float, discount: float) -> Float[Tensor, "M-2 N-2"]:
-    """One sweep of value iteration on a grid: max_d Q(s, d) of `grid_action_values`, walls kept at -inf.
+    """One sweep of value iteration on a grid: max_d Q(s, d) of `grid_action_values`.
 
-    Opposite moves share their side steps: the maximum over four moves takes two sums. Exits are the caller's to put back.
+    Opposite moves share their side steps: the maximum over four moves takes two sums. Walls and exits are the caller's to put back.
     """
     up, right, down, left = _neighbors(value)
     vertical = (1.0 - slip) * torch.maximum(up, down) + 0.5 * slip * (left + right)
     horizontal = (1.0 - slip) * torch.maximum(left, right) + 0.5 * slip * (up + down)
-    here = value[1:-1, 1:-1]
-    return torch.where(here == -torch.inf, here, step_reward + discount * torch.maximum(vertical, horizontal))
+    return step_reward + discount * torch.maximum(vertical, horizontal)
 
 
 def _neighbors(value: Float[Tensor, "M N"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

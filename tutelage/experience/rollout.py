@@ -1,5 +1,6 @@
 """The rollout: the only code that steps a game to learn."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,8 @@ class Rollout:
         self._refuse_nan("reward", outcome.reward)
         following = successor
         self.legal = next_legal = self._legal()
-        if outcome.boundary.any():
+        ended = _numbers(outcome.boundary)
+        if ended:
             following = self._encode(self.game.reset(where=outcome.boundary))
             self._refuse_nan("first observation", following)
             self.legal = self._legal()
@@ -105,7 +107,7 @@ class Rollout:
         self.totals += reward * mask
         self.lengths += mask
         self.steps += 1
-        for copy in _numbers(outcome.boundary):
+        for copy in ended:
             seed, own = divmod(copy, self.copies)
             self.episodes.append(Episode(seed, own, float(self.totals[seed, own]), int(self.lengths[seed, own])))
             self.totals[seed, own], self.lengths[seed, own] = 0.0, 0
@@ -119,7 +121,7 @@ class Rollout:
         if not values.is_floating_point():
             return
         # A sum is finite when its terms are: one pass over a small tensor instead of a mask of every entry.
-        if torch.isfinite(values.sum()):
+        if math.isfinite(float(values.sum())):
             return
         bad = _numbers(~values.reshape(self.game.copies, -1).isfinite().all(-1))
         if bad:
@@ -168,4 +170,5 @@ class Rollout:
 
 def _numbers(where: Tensor) -> list[int]:
     """The copies that a `[R x B]` bool marks."""
-    return [int(copy) for copy in where.nonzero()]
+    marks: list[bool] = where.tolist()
+    return [copy for copy, marked in enumerate(marks) if marked]

@@ -42,7 +42,7 @@ class Window:
         """True successors of the steps that are boundaries, `[R, F, *O]`; the first `final_counts[r]` of seed r are filled."""
         self.final_index = torch.zeros(lead, dtype=torch.int64, device=device)
         """[R, T, B], where in `finals` the successor of a boundary lies."""
-        self.final_counts = [0] * members
+        self.final_counts = torch.zeros(members, dtype=torch.int64, device=device)
         self.steps, self.held = 0, 0
         """`steps` ever added per copy; `held` since the last `clear`."""
         self.first = torch.ones(members, copies, dtype=torch.bool, device=device)
@@ -69,7 +69,7 @@ class Window:
         """Forget everything but which copies begin an episode."""
         if self.held:
             self.first = self.boundary[:, self.held - 1].clone()
-        self.held, self.final_counts = 0, [0] * self.members
+        self.held, self.final_counts = 0, torch.zeros_like(self.final_counts)
 
     def add(self, transition: Transition, reward: Float[Tensor, "R B"] | None = None) -> None:
         """Store one step of every copy; reward: what learners see (None: the game's). Raises IndexError when the window is full."""
@@ -85,35 +85,40 @@ class Window:
             self.legal = torch.ones(*lead, step.legal.shape[-1], dtype=torch.bool, device=self.reward.device)
         if self.legal is not None:
             self.legal[:, self.held] = True if step.legal is None else step.legal
-        for place in step.boundary.nonzero():
-            seed, copy = int(place[0]), int(place[1])
-            self._keep_final(seed, copy, self.held, step.successor[seed, copy])
+        if step.boundary.any():
+            self._keep_finals(step.boundary.to(self.reward.device), self.held, step.successor.to(self.reward.device))
         self.steps += 1
         self.held += 1
 
-    def _keep_final(self, seed: int, copy: int, slot: int, observation: Tensor) -> None:
-        place = self.final_counts[seed]
-        if place == self.finals.shape[1]:
-            self.finals = torch.cat([self.finals, torch.zeros_like(self.finals)], 1)
-        self.finals[seed, place] = observation
-        self.final_index[seed, slot, copy] = place
-        self.final_counts[seed] += 1
+    def _keep_finals(self, where: Bool[Tensor, "R B"], slot: int, observation: Shaped[Tensor, "R B *O"]) -> None:
+        places = self.final_counts[:, None] + where.cumsum(1) - 1
+        self.final_counts = self.final_counts + where.sum(1)
+        if int(self.final_counts.max()) > self.finals.shape[1]:
+            wider = torch.zeros_like(self.finals)
+            while self.finals.shape[1] < int(self.final_counts.max()):
+                self.finals = torch.cat([self.finals, wider], 1)
+        seed, copy = where.nonzero(as_tuple=True)
+        self.finals[seed, places[seed, copy]] = observation[seed, copy]
+        self.final_index[:, slot] = torch.where(where, places, self.final_index[:, slot])
 
     def interrupt(self, copies: Sequence[int]) -> None:
         """The next step of these copies of the game (seed x B + copy) begins a new episode, though the last one did not end it.
 
         What happens where a resumed run cannot put a world back. The newest step becomes a boundary, as at a time limit.
         """
-        for seed, copy in (divmod(copy, self.copies) for copy in copies):
-            if not self.held:
-                self.first[seed, copy] = True
-            elif not self.boundary[seed, self.held - 1, copy]:
-                self.boundary[seed, self.held - 1, copy] = True
-                self._keep_final(seed, copy, self.held - 1, self.observation[seed, self.held, copy])
+        chosen = torch.zeros(self.members * self.copies, dtype=torch.bool, device=self.reward.device)
+        chosen[list(copies)] = True
+        chosen = chosen.view(self.members, self.copies)
+        if not self.held:
+            self.first = self.first | chosen
+            return
+        boundary = self.boundary[:, self.held - 1]
+        self._keep_finals(chosen & ~boundary, self.held - 1, self.observation[:, self.held])
+        boundary |= chosen
 
     def final_observations(self) -> Shaped[Tensor, "R F *O"]:
         """True successors of the boundaries; F is the greatest number of any seed, what a seed lacks is left as it was."""
-        return self.finals[:, : max(self.final_counts)]
+        return self.finals[:, : int(self.final_counts.max())]
 
     def of_successors(self, slots: Float[Tensor, "R S B"], finals: Float[Tensor, "R F"]) -> Float[Tensor, "R T B"]:
         """What belongs to the true successor of every step, from what was computed of every slot and of every final observation.
@@ -150,7 +155,7 @@ class Window:
     def load(self, state: dict[str, Any], chunks: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], slots_per_chunk: int) -> None:
         """Take over what `state` gave."""
         self.steps, self.held = int(state["steps"]), int(state["held"])
-        self.final_counts = [int(count) for count in state["final_counts"]]
+        self.final_counts = state["final_counts"].to(self.final_counts.device, copy=True)
         self.first = state["first"].to(self.first.device, copy=True)
         self.finals = state["finals"].to(self.finals.device, copy=True)
         self.final_index.copy_(state["final_index"])

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
 from tutelage.learn.preference import pebble
-from tutelage.learn.tabular import modified_policy_iteration, policy_evaluation, policy_iteration, q_value_iteration, value_iteration
+from tutelage.learn.tabular import (
+    modified_policy_iteration,
+    monte_carlo,
+    policy_evaluation,
+    policy_iteration,
+    q_learning,
+    q_value_iteration,
+    sarsa,
+    td_lambda,
+    value_iteration,
+)
 
 
 class Algorithm(NamedTuple):
@@ -23,6 +33,10 @@ class Algorithm(NamedTuple):
 
 
 ALGORITHMS = {
+    "monte-carlo": Algorithm(monte_carlo.Config, monte_carlo.MonteCarlo),
+    "td-lambda": Algorithm(td_lambda.Config, td_lambda.TDLambda),
+    "sarsa": Algorithm(sarsa.Config, sarsa.Sarsa),
+    "q-learning": Algorithm(q_learning.Config, q_learning.QLearning),
     "policy-gradient": Algorithm(policy_gradient.Config, policy_gradient.PolicyGradient),
     "a2c": Algorithm(a2c.Config, a2c.A2C),
     "trpo": Algorithm(trpo.Config, trpo.TRPO),
@@ -76,7 +90,8 @@ class RunConfig:
     threads: int = 1
     """Threads of torch. The promise of equal bits holds for equal numbers."""
     true_reward: str = "game"
-    """What is learned from (SAC) or judged by (a scripted teacher): "game", or py:module:function of (observation, action)."""
+    """What is learned from, or judged by (a scripted teacher): "game", its "sign" (Atari), or py:module:function of (observation,
+    action)."""
     rater: typing.Literal["oracle", "store"] = "oracle"
     """Who answers: a scripted teacher, or whoever writes into the store."""
     teacher: str = "oracle"

@@ -1,11 +1,13 @@
 """A plan: value iteration and its relatives as a run directory, sweep by sweep, continued where it was interrupted."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from rich.console import Console
 
+from tutelage.evaluate.grid_pictures import check_map, show_sweep
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
 from tutelage.experiment.config import PLANNERS, PlanConfig, to_json
 from tutelage.experiment.fingerprint import fingerprint
@@ -20,23 +22,27 @@ from tutelage.learn.tabular.sweeps import Planner
 def plan(config: PlanConfig, out: Path | None = None, show: bool = False, console: Console | None = None) -> Path:
     """Sweep until the planner has finished, in the new run directory `out` (None: a fresh one under runs/); returns it.
 
-    show: draw the values and the best actions of a map after every sweep. Raises RunError when `out` already holds a run.
+    show: draw values and best actions on the map, in the console and as pictures in sweeps/ of the run.
+    Raises RunError when `out` already holds a run.
     """
-    out = fresh_directory(config) if out is None else out
+    out, console = fresh_directory(config) if out is None else out, console or Console()
     if (out / EVENTS).exists():
         raise RunError(f"{out} already holds a run; `tutelage resume {out}` continues it, another --out starts anew")
-    with hold(out):
-        write_whole(out / "config.json", json.dumps(to_json(config), indent=1).encode(), out / f".config.json.{os.getpid()}")
+    with contextlib.ExitStack() as opening:
+        opening.enter_context(hold(out))
         planner, world = make_planner(config)
-        with EventLog(out / EVENTS) as log:
-            log.append(
-                "start", 0, config=to_json(config) | {"method": config.name}, fingerprint=fingerprint("cpu", config.threads), seeds=[]
-            )
-            return _to_the_end(config, out, planner, world, log, show, console or Console())
+        if show:
+            check_map(world, console)
+        write_whole(out / "config.json", json.dumps(to_json(config), indent=1).encode(), out / f".config.json.{os.getpid()}")
+        held = opening.pop_all()  # from here on the directory stays, whatever happens
+    with contextlib.closing(held), EventLog(out / EVENTS) as log:
+        whole = to_json(config) | {"method": config.name}
+        log.append("start", 0, config=whole, fingerprint=fingerprint("cpu", config.threads), seeds=[])
+        return _to_the_end(config, out, planner, world, log, show, console)
 
 
 def resume_plan(out: Path, show: bool = False, console: Console | None = None) -> Path:
-    """Continue from the newest valid checkpoint, or from the start where there is none yet; returns `out`."""
+    """Continue from the newest valid checkpoint, or from the start where there is none yet; returns `out`. show: as `plan`'s."""
     config, console = read_any_config(out), console or Console()
     assert isinstance(config, PlanConfig)
     with hold(out):
@@ -76,6 +82,8 @@ def _to_the_end(config: PlanConfig, out: Path, planner: Planner, world: World, l
     checkpoints = Checkpoints(out)
     while not planner.finished and planner.sweeps < config.max_sweeps:
         change = planner.sweep()
+        if show:
+            show_sweep(planner, world, change, console, out / "sweeps")
         if planner.sweeps % config.log_every == 0 or planner.finished:
             log.append("sweep", planner.sweeps, change=change)
         if planner.sweeps % config.checkpoint_every == 0:

@@ -9,12 +9,11 @@ from tutelage.evaluate.episodes import EpisodeReturns, evaluate_members
 from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
 from tutelage.experiment.checkpoint import Checkpoints
 from tutelage.experiment.config import ALGORITHMS, RunConfig
-from tutelage.experiment.run import RunError, read_config, reward_source
+from tutelage.experiment.run import RunError, judging, read_config, reward_source
 from tutelage.games.make import make
 from tutelage.games.spec import Space, space_from_json
 from tutelage.learn.learner import Learner
 from tutelage.learn.preference import pebble
-from tutelage.rewards.source import GameReward
 
 EVALUATION_SEED = 30_000_000
 
@@ -47,12 +46,10 @@ def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturn
     """The step of the newest checkpoint, and noise-free episodes of every seed, by what the run was judged by."""
     config = read_config(run)
     step, learner, spaces = _load(run, config)
-    source = reward_source(config.true_reward)
+    source = judging(reward_source(config.true_reward))
     policy = StackedPolicy(learner, config.seeds, *spaces)
     with contextlib.closing(make(config.game, config.seeds * min(episodes, 10))) as game:
-        results = evaluate_members(
-            policy, game, config.seeds, episodes, EVALUATION_SEED, reward=None if isinstance(source, GameReward) else source
-        )
+        results = evaluate_members(policy, game, config.seeds, episodes, EVALUATION_SEED, reward=source)
     return step, {config.seed + i: result for i, result in enumerate(results)}
 
 

@@ -35,7 +35,7 @@ from tutelage.games.spec import CannotSnapshot, Game, GameError, space_to_json
 from tutelage.learn.learner import Learner, Progress
 from tutelage.learn.preference import pebble
 from tutelage.learn.preference.lesson import Lesson
-from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
+from tutelage.rewards.source import GameReward, RewardSource, SignReward, WrittenReward
 
 EVALUATION_SEED = 20_000_000  # far from the seeds of training: what is judged was never trained on
 FILMED_STEPS = 200
@@ -234,15 +234,8 @@ class Experiment:
         config = self.config
         episodes = episodes or config.evaluation_episodes
         game = self._game_for_evaluation(min(episodes, 10))
-        source = None if isinstance(self.true_reward, GameReward) else self.true_reward
-        results = evaluate_members(
-            StackedPolicy(self.learner, config.seeds, game.observation_space, game.action_space),
-            game,
-            config.seeds,
-            episodes,
-            EVALUATION_SEED,
-            reward=source,
-        )
+        policy_now = StackedPolicy(self.learner, config.seeds, game.observation_space, game.action_space)
+        results = evaluate_members(policy_now, game, config.seeds, episodes, EVALUATION_SEED, reward=judging(self.true_reward))
         for seed, result in zip(self.seeds, results, strict=True):
             self.log.append(
                 "evaluation", self.steps, seed=seed, returns=result.returns, mean=result.mean, policy=policy, seconds=self.seconds
@@ -408,14 +401,19 @@ def _can_snapshot(game: Game) -> bool:
     return True
 
 
+def judging(source: RewardSource) -> RewardSource | None:
+    """What policies are judged by that learn from `source`; None: the game's own reward, which signs only rescale."""
+    return None if isinstance(source, GameReward | SignReward) else source
+
+
 def reward_source(address: str) -> RewardSource:
-    """The game's reward, or the function at py:module:function. Raises ConfigError when the address leads to none."""
-    if address == "game":
-        return GameReward()
+    """The game's reward, its sign, or the function at py:module:function. Raises ConfigError when the address leads to none."""
+    if address in ("game", "sign"):
+        return GameReward() if address == "game" else SignReward()
     scheme, _, rest = address.partition(":")
     module, _, name = rest.rpartition(":")
     if scheme != "py" or not module:
-        raise ConfigError(f'true_reward is {address!r}; "game" or py:module:function was expected')
+        raise ConfigError(f'true_reward is {address!r}; "game", "sign" or py:module:function was expected')
     look_here(module)
     try:
         function: Any = getattr(importlib.import_module(module), name)

@@ -6,6 +6,7 @@ space: tuples by position, dicts by sorted name.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeGuard, cast
 
 import numpy as np
@@ -135,14 +136,32 @@ def flatten_action(space: Space, nested: Nested) -> Float[Tensor, "*lead A"]:
 
 
 def unflatten_action(space: Space, vector: Float[Tensor, "*lead A"]) -> Nested:
-    """The inverse of `flatten_action`: what the game takes."""
+    """The inverse of `flatten_action`: what the game takes. Reals outside their box come to lie on its edge.
+
+    A policy whose density has no bounds may choose beyond them, and learns from what it has chosen; the game never sees it.
+    """
     if isinstance(space, Box) and len(space.shape) == 1 and space.dtype != "uint8":
-        return vector
+        return _into_box(space, vector)
+    if isinstance(space, Discrete):  # as below, in half the time; every step of a game passes here
+        return vector[..., 0].long()
     spaces = leaf_spaces(space)
     pieces = torch.split(vector, [math.prod(leaf_shape(leaf)) for leaf in spaces], dim=-1)
-    return cast(Nested, from_leaves(space, [
+    shaped = [
         piece.reshape(*vector.shape[:-1], *leaf_shape(leaf)).to(leaf_dtype(leaf)) for leaf, piece in zip(spaces, pieces, strict=True)
-    ]))  # fmt: skip
+    ]  # fmt: skip
+    return cast(Nested, from_leaves(space, [_into_box(leaf, piece) for leaf, piece in zip(spaces, shaped, strict=True)]))
+
+
+def _into_box(space: LeafSpace, piece: Tensor) -> Tensor:
+    bounds = _finite_bounds(space) if isinstance(space, Box) and space.dtype != "uint8" else None
+    return piece if bounds is None else piece.clamp(bounds[0].to(piece.device), bounds[1].to(piece.device))
+
+
+@lru_cache(maxsize=256)
+def _finite_bounds(space: Box) -> tuple[Tensor, Tensor] | None:
+    if not (np.isfinite(space.low).any() or np.isfinite(space.high).any()):
+        return None
+    return torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
 
 
 def action_bounds(space: Space, who: str) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]]:
@@ -171,6 +190,8 @@ def flatten_observation(space: Space, nested: Nested) -> Float[Tensor, "*lead D"
 
     nested: leaves [*lead, *shape of the leaf's space]; D = flat_width(space). Raises GameError for an image.
     """
+    if isinstance(space, Box | Discrete) and isinstance(nested, Tensor):  # as below, without taking the tree apart
+        return _flatten_leaf(space, nested)
     vectors = [_flatten_leaf(leaf_space, leaf) for leaf_space, leaf in zip(leaf_spaces(space), leaves(nested), strict=True)]
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
 

@@ -29,7 +29,7 @@ def box(width: int, bound: float = math.inf) -> Box:
     return Box((width,), np.full(width, -bound, np.float32), np.full(width, bound, np.float32))
 
 
-SMALL = dict(hidden=(16,), window=T)
+SMALL: dict[str, Any] = dict(hidden=(16,), window=T)
 KINDS: dict[str, tuple[Any, Any]] = {
     "ppo": (ppo.PPO, ppo.Config(**SMALL, epochs=2, batch_size=8, temperature=0.01, value_clip_range=0.2, learning_rate=1e-2)),
     "a2c": (a2c.A2C, a2c.Config(**SMALL, temperature=0.01, learning_rate=1e-2)),
@@ -82,7 +82,8 @@ class Numbers:
 
 
 def part(step: Transition, members: slice) -> Transition:
-    return Transition(*(None if getattr(step, n) is None else getattr(step, n)[members] for n in Transition.__slots__))
+    fields: Any = [None if getattr(step, n) is None else getattr(step, n)[members] for n in Transition.__slots__]
+    return Transition(*fields)
 
 
 def play(
@@ -116,12 +117,13 @@ def test_it_is_a_learner(kind: str):
 @every
 @with_and_without_memory
 def test_a_stacked_seed_learns_what_it_would_alone(kind: str, memory: str):
-    changed = dict(memory=memory, normalize_observation=True, normalize_reward=True)
+    changed: dict[str, Any] = dict(memory=memory, normalize_observation=True, normalize_reward=True)
     stacked, game = learner(kind, **changed), Numbers(masked=0.0)
     window = stacked.experience(40, B)
     alone = [learner(kind, (seed,), **changed) for seed in (1, 2, 3)]
     windows = [made.experience(40, B) for made in alone]
     for t in range(3 * T):
+        assert game.legal is not None
         action = stacked.behave(game.observation, game.starts, game.legal, Progress(t, 40))
         own = [
             made.behave(game.observation[r : r + 1], game.starts[r : r + 1], game.legal[r : r + 1], Progress(t, 40))
@@ -167,7 +169,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(kind: str):
 @every
 @with_and_without_memory
 def test_saved_and_loaded_it_goes_on_to_the_same_bits(kind: str, memory: str):
-    changed = dict(memory=memory, normalize_observation=True, normalize_reward=True)
+    changed: dict[str, Any] = dict(memory=memory, normalize_observation=True, normalize_reward=True)
     first, second, game = learner(kind, **changed), learner(kind, (7, 8, 9), **changed), Numbers()
     windows = first.experience(40, B), second.experience(40, B)
     play(first, windows[0], game, 2 * T + 3)
@@ -381,17 +383,17 @@ def test_a_deterministic_player_takes_the_likeliest_action_and_draws_nothing():
 
 
 class RandomWorlds(Game):
-    """K random MDPs of six states and three actions, each in B copies, world-major; a step is the last one with probability 0.1."""
+    """K random MDPs of six states and three actions, each in B copies, world-major; any step may be the last one."""
 
-    S, A, ENDING = 6, 3, 0.1
+    S, A = 6, 3
 
-    def __init__(self, worlds: int, copies: int, limit: int = 20) -> None:
-        self.mdps = [random_mdp(self.S, self.A, 3, Generator().manual_seed(k), self.ENDING) for k in range(worlds)]
+    def __init__(self, worlds: int, copies: int, ending: float = 0.1, limit: int = 20) -> None:
+        self.mdps = [random_mdp(self.S, self.A, 3, Generator().manual_seed(k), ending) for k in range(worlds)]
         self.observation_space, self.action_space, self.copies = Discrete(self.S), Discrete(self.A), worlds * copies
-        going_on = torch.stack([mdp.transition().to_dense().view(self.A, self.S, self.S) for mdp in self.mdps]) / (1.0 - self.ENDING)
-        self.ladder = going_on.cumsum(-1).float()
+        going_on = torch.stack([mdp.transition().to_dense().view(self.A, self.S, self.S) for mdp in self.mdps])
+        self.ladder = going_on.cumsum(-1).float() / max(1.0 - ending, 1e-9)
         self.reward = torch.stack([mdp.expected_reward().T for mdp in self.mdps]).float()
-        self.world, self.limit = torch.arange(worlds).repeat_interleave(copies), limit
+        self.world, self.ending, self.limit = torch.arange(worlds).repeat_interleave(copies), ending, limit
         self.state, self.steps = torch.zeros(2, self.copies, dtype=torch.int64).unbind()
 
     def reset(self, seed: Sequence[int] | None = None, where: Tensor | None = None) -> Nested:
@@ -408,25 +410,23 @@ class RandomWorlds(Game):
         reward, draw = self.reward[at], torch.rand(self.copies, 2, generator=self.g)
         self.state = (self.ladder[at] < draw[:, :1]).sum(-1).clamp(max=self.S - 1)
         self.steps = self.steps + 1
-        terminated = draw[:, 1] < self.ENDING
+        terminated = draw[:, 1] < self.ending
         return Step(self.state, reward, terminated, terminated | (self.steps >= self.limit), torch.ones_like(terminated))
 
 
-EXACT: dict[str, tuple[Any, Any, int]] = {
-    "ppo": (
-        ppo.PPO,
-        ppo.Config((32,), window=64, batch_size=128, epochs=4, learning_rate=3e-3, anneal=True, discount=0.9),
-        64 * 60,
+SMALLER: dict[str, Any] = dict(hidden=(32,), discount=0.9)
+VPG: dict[str, Any] = dict(window=16, learning_rate=5e-3, critic_learning_rate=1e-2, critic_steps=5)
+EXACT: dict[str, tuple[Any, int, int]] = {
+    "ppo": (ppo.Config(**SMALLER, window=32, batch_size=256, epochs=4, learning_rate=5e-3, anneal=True, temperature=0.02), 32, 40),
+    "a2c": (a2c.Config(**SMALLER, window=8, learning_rate=7e-3, anneal=True, temperature=0.05), 32, 300),
+    "trpo": (
+        trpo.Config(**SMALLER, window=32, learning_rate=5e-3, value_epochs=3, batch_size=512, target_kl=0.02, solver_steps=10), 64, 45,
     ),
-    "a2c": (a2c.A2C, a2c.Config((32,), window=8, learning_rate=5e-3, anneal=True, discount=0.9), 8 * 700),
-    "trpo": (trpo.TRPO, trpo.Config((32,), window=128, learning_rate=3e-3, discount=0.9, value_epochs=4), 128 * 60),
-} | {
-    weight: (
-        policy_gradient.PolicyGradient,
-        policy_gradient.Config(weight, (32,), window=64, learning_rate=1e-2, critic_learning_rate=1e-2, critic_steps=10, discount=0.9),
-        64 * 70,
-    )
-    for weight in ("total_return", "reward_to_go", "baseline", "td_residual", "gae")
+    "reward_to_go": (policy_gradient.Config("reward_to_go", **SMALLER, **VPG), 64, 150),
+    "gae": (policy_gradient.Config("gae", **SMALLER, **VPG), 64, 150),
+    # In worlds of one step, and 90 %: a policy may settle before a critic of actions is right about what is rarely done.
+    "q": (policy_gradient.Config("q", **SMALLER, **VPG), 32, 100),
+    "advantage": (policy_gradient.Config("advantage", **SMALLER, **VPG), 32, 100),
 }  # fmt: skip
 
 
@@ -435,12 +435,12 @@ EXACT: dict[str, tuple[Any, Any, int]] = {
 def test_the_optimal_value_of_ten_small_mdps(kind: str):
     """Ten worlds, one for each stacked seed; the greedy policy is worth 98 % of the best one, by a linear solve, from a uniform start.
 
-    Episodes also end by the clock, after 20 steps, which is no part of the exact solution: whoever takes it for a termination learns
-    that the last states are worth less.
+    Episodes also end by the clock, after 20 steps, which is no part of the exact solution.
     """
-    made, config, steps = EXACT[kind]
-    worlds, copies = 10, 8
-    game = RandomWorlds(worlds, copies)
+    config, copies, windows = EXACT[kind]
+    worlds, steps, share, ending = (10, windows * config.window, *((0.9, 1.0) if kind in ("q", "advantage") else (0.98, 0.1)))
+    game = RandomWorlds(worlds, copies, ending)
+    made = KINDS.get(kind, KINDS["vpg"])[0]
     learned = made(config, game.observation_space, game.action_space, [Generator().manual_seed(k) for k in range(worlds)])
     rollout, window = Rollout(game, worlds, [0] * game.copies), learned.experience(steps, copies)
     for t in range(steps):
@@ -450,7 +450,7 @@ def test_the_optimal_value_of_ten_small_mdps(kind: str):
     for k, mdp in enumerate(game.mdps):
         reward, transition = mdp.expected_reward(), mdp.transition().to_dense()
         own = policy_value(reward, transition, one_hot(greedy[k], game.A).double(), config.discount).mean()
-        assert own >= 0.98 * best_of(reward, transition, config.discount), f"world {k}"
+        assert own >= share * best_of(reward, transition, config.discount), f"world {k}"
 
 
 def best_of(reward: Tensor, transition: Tensor, discount: float) -> Tensor:
@@ -492,7 +492,7 @@ class Remember(Game):
 @pytest.mark.parametrize("kind", ["ppo", "a2c"])
 @with_and_without_memory
 def test_a_game_that_needs_memory(kind: str, memory: Any):
-    common = dict(hidden=(16,), activation="tanh", memory=memory, discount=0.9)
+    common: dict[str, Any] = dict(hidden=(16,), activation="tanh", memory=memory, discount=0.9)
     config = {
         "ppo": ppo.Config(**common, window=20, batch_size=320, epochs=4, learning_rate=1e-2, temperature=0.01),
         "a2c": a2c.Config(**common, window=20, learning_rate=1e-2, temperature=0.01),

@@ -11,6 +11,7 @@ Where we depart from the paper
 - A time limit is not a terminal state: the true successor's value is bootstrapped, with memory from what was remembered there.
 - With memory the gradient reaches back to the beginning of the window, not of the episode.
 Left out: shared moments between workers, n-step Q-learning and Sarsa (the paper's other algorithms).
+Landscape: model-free, on-policy, online; continuous and discrete actions; scale: deep
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ Where we depart from the paper
 - A time limit is not a terminal state: the true successor's value is bootstrapped.
 - The action enters the critic at its first layer, scaled to [-1, 1]; no weight decay, no batch normalization.
 Left out: images.
+Landscape: model-free, off-policy, online; continuous actions; scale: deep
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,6 +9,7 @@ Where we depart from the paper
 - Actions that are not allowed have probability 0 and no part in any expectation; the target entropy is a share of the logarithm
   of how many are allowed in each state.
 Left out: nothing.
+Landscape: model-free, off-policy, online; discrete actions; scale: deep
 """
 
 from collections.abc import Mapping, Sequence

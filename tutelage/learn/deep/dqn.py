@@ -11,6 +11,7 @@ Where we depart from the papers
 - The streams of the dueling net part at the last layer, not one before it.
 - n-step returns stop at an episode's end and where the future is not known yet, with the discount of the steps taken.
 Left out: noisy nets, distributional values, reward clipping (a world's business).
+Landscape: model-free, off-policy, online; discrete actions; scale: deep
 """
 
 from collections.abc import Mapping, Sequence
@@ -185,8 +186,11 @@ class DQN:
         # One number decides, the others choose: the largest of independent uniform numbers is equally often at any place.
         draws = uniform(self.train.generators, (*starts.shape[1:], 1 + self.head.n))
         random = draws[..., :1] < self.exploration(progress)
+        count = int(random.sum())  # most often it is none or all of them: then only one of the two has to be found
+        if count == 0:
+            return self.act(observation, legal=legal)
         action = self.head.mode(draws[..., 1:], legal)
-        return action if random.all() else torch.where(random, action, self.act(observation, legal=legal))
+        return action if count == random.numel() else torch.where(random, action, self.act(observation, legal=legal))
 
     def act(
         self,

@@ -3,7 +3,7 @@
 grad J = E[sum_t w_t grad log pi(a_t|s_t)], with one of six weights that agree in expectation and differ in variance (Williams 1992;
 Schulman et al. 2016, arXiv 1506.02438, eq. 1): the total return R(tau); the reward to go; the reward to go less a baseline b(s_t) = V(s_t);
 Q(s_t, a_t); the advantage Q(s_t, a_t) - V(s_t); the TD residual r_t + gamma V(s_{t+1}) - V(s_t); and GAE, which lies between the last
-and the third. One step on a window of fresh experience, then V, and Q where it is needed, regress on the reward to go.
+and the third. V, and Q where it is needed, regress on the reward to go of a window of fresh experience; then the policy takes one step.
 
 Where we depart from the papers
 - A window cuts episodes. What lies behind a cut, or behind a time limit, is V's estimate, for every weight; and the total return
@@ -11,6 +11,7 @@ Where we depart from the papers
 - Weights are discounted and states are not (the factor gamma^t of the exact gradient is left away), as everywhere.
 - The six agree where V and Q are exact; learned ones bias the last three.
 Left out: natural gradients (trpo.py), more than one step on the same experience (ppo.py).
+Landscape: model-free, on-policy, online; continuous and discrete actions; scale: deep
 """
 
 from collections.abc import Callable, Sequence
@@ -135,20 +136,21 @@ class PolicyGradient(OnPolicy):
         return (to_go if self.q is not None else WEIGHTS[config.weight](recorded, to_go, config)), to_go
 
     def improve(self, steps: Steps, progress: Progress) -> dict[str, Tensor]:
-        """One step of the policy, then those of the critics."""
+        """Steps of the critics, then one of the policy; Q has to have seen the actions that it is to judge."""
         config, head, leaves = self.config, self.nets.head, self.parameters.leaves
-        weight, pairs = steps.advantage, self._pairs(steps)
-        if self.q is not None:
-            q = self.q(self.optimizers["q"].parameters.weights, pairs)[..., 0]
-            weight = q - steps.value if config.weight == "advantage" else q
-        weight = standardized(weight, steps.mask) if config.standardize_weight else weight
-        logp = head.log_prob(self.policy(leaves, steps), steps.action, steps.legal)
-        self.descend("policy", policy_gradient_loss(logp, weight, steps.mask))
+        pairs = self._pairs(steps)
         for _ in range(config.critic_steps):
             self.descend("value", critic_loss(self.value(leaves, steps), steps.target, steps.mask))
             if self.q is not None:
                 q = self.q(self.optimizers["q"].parameters.leaves, pairs)[..., 0]
                 self.descend("q", critic_loss(q, steps.target, steps.mask))
+        weight = steps.advantage
+        if self.q is not None:
+            q = self.q(self.optimizers["q"].parameters.weights, pairs)[..., 0]
+            weight = q - self.value(self.parameters.weights, steps) if config.weight == "advantage" else q
+        weight = standardized(weight, steps.mask) if config.standardize_weight else weight
+        logp = head.log_prob(self.policy(leaves, steps), steps.action, steps.legal)
+        self.descend("policy", policy_gradient_loss(logp, weight, steps.mask))
         return {}
 
     def _pairs(self, steps: Steps) -> Tensor:

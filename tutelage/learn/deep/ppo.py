@@ -12,6 +12,7 @@ Where we depart from the paper
 - `target_kl` stops each seed for itself, and before the step that would follow, with the estimate k3 of the KL divergence.
 - With memory a minibatch holds whole recordings of some copies, from what was remembered when the window began.
 Left out: the adaptive KL penalty (the paper's section 4, which it finds worse), state-dependent exploration.
+Landscape: model-free, on-policy, online; continuous and discrete actions; scale: deep
 """
 
 from collections.abc import Sequence
@@ -137,8 +138,8 @@ class PPO(OnPolicy):
         for _ in range(config.epochs):
             for batch in steps.shuffled(self.generators, config.batch_size):
                 self.improve_on(batch, active)
-            if not active.any():
-                break
+                if config.target_kl is not None and not active.any():
+                    return {}
         return {}
 
     def improve_on(self, batch: Steps, active: Bool[Tensor, "R"]) -> None:

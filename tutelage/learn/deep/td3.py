@@ -10,6 +10,7 @@ Where we depart from the paper
 - A time limit is not a terminal state: the true successor's value is bootstrapped (so does the paper's code).
 - Critics see actions scaled to [-1, 1]; all noise is in halves of the action's range, as the paper's code has it.
 Left out: images.
+Landscape: model-free, off-policy, online; continuous actions; scale: deep
 """
 
 from collections.abc import Mapping, Sequence
@@ -106,9 +107,14 @@ def actor_loss(
     config: Config,
 ) -> Float[Tensor, "R"]:
     """-Q_1(s, mu(s)), or with `minimum_actor` -min_j Q_j(s, mu(s)), the mean over real transitions; the critics get no gradient."""
-    frozen = {name: weight.detach() for name, weight in critic_weights.items()}
-    q = twin(critic, frozen, batch.observation, actor(actor_weights, batch.observation))
-    return -masked_mean(q.amin(1) if config.minimum_actor else q[:, 0], batch.mask)
+    action = actor(actor_weights, batch.observation)
+    if config.minimum_actor:
+        frozen = {name: weight.detach() for name, weight in critic_weights.items()}
+        q = twin(critic, frozen, batch.observation, action).amin(1)
+    else:  # the second critic is not even computed: it would be a sixth of all products
+        first = {name: weight[:, 0].detach() for name, weight in critic_weights.items()}
+        q = MLP(critic.sizes, critic.members[:1])(first, torch.cat([batch.observation, action], -1)).squeeze(-1)
+    return -masked_mean(q, batch.mask)
 
 
 def td3_loss(

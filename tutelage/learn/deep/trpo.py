@@ -11,6 +11,7 @@ Where we depart from the paper
 - The R seeds solve and search at once, each with its own numbers; one that finds no step keeps its policy.
 - A time limit is not a terminal state: the true successor's value is bootstrapped.
 Left out: the vine procedure, a body that policy and value share (the value's steps would move the policy out of its region).
+Landscape: model-free, on-policy, online; continuous and discrete actions; scale: deep
 """
 
 from collections.abc import Callable, Sequence

@@ -8,6 +8,7 @@ Where we depart from the paper
 - It starts from zeros, where the theory starts from values that one sweep cannot lower; at discounts below 1 it converges from any
   (Puterman 1994, section 6.5.3).
 Left out: a number of backups that changes from sweep to sweep, a horizon.
+Landscape: model-based, planning; discrete actions; scale: tabular
 """
 
 from dataclasses import dataclass

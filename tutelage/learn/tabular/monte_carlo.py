@@ -9,6 +9,7 @@ Where we depart from the book
 - Old returns came from older policies: rate_power below 1 forgets them (1: the mean of all, as in the book).
 - R seeds and B copies learn at once.
 Left out: exploring starts, off-policy importance sampling.
+Landscape: model-free, on-policy, online; discrete actions; scale: tabular
 """
 
 from collections.abc import Sequence

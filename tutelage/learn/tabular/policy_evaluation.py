@@ -7,6 +7,7 @@ Where we depart from the books
 - The policy is any table of probabilities; none given means every action of a state equally often.
 - The solve is dense: cubic in the states, exact to rounding. More states than MOST_SOLVED are left to the sweeps.
 Left out: in-place sweeps.
+Landscape: model-based, planning; discrete actions; scale: tabular
 """
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ Where we depart from the books
   discount 1 wherever some policy has.
 - An action is given up only for one that is better by more than rounding: equal ones would be exchanged for ever.
 Left out: a horizon (`value_iteration.py` has one).
+Landscape: model-based, planning; discrete actions; scale: tabular
 """
 
 from dataclasses import dataclass

@@ -8,6 +8,7 @@ Where we depart from the paper
 - Actions that a state does not have are never taken and never maximized over.
 - R seeds and B copies learn at once; copies that meet in one entry move it by the mean of their errors.
 Left out: double Q-learning (`deep/dqn.py` has it), traces.
+Landscape: model-free, off-policy, online; discrete actions; scale: tabular
 """
 
 from collections.abc import Sequence

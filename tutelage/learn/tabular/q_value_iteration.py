@@ -6,6 +6,7 @@ is Q-learning (`q_learning.py`), and with a net in place of the table it is DQN,
 
 Where we depart from the books
 - Nothing: max_a Q_k is V_k of `value_iteration.py`, for every k.
+Landscape: model-based, planning; discrete actions; scale: tabular
 """
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ Where we depart from the book
 - Expected SARSA is one field: the expectation over a' in place of the draw (van Seijen et al. 2009), less variance for A additions.
 - R seeds and B copies learn at once; copies that meet in one entry move it by the mean of their errors.
 Left out: SARSA(lambda).
+Landscape: model-free, on-policy, online; discrete actions; scale: tabular
 """
 
 from collections.abc import Sequence

@@ -31,9 +31,12 @@ def states_of(observation: Shaped[Tensor, "R B S"]) -> Int64[Tensor, "R B"]:
 
 
 def uniform_legal(shape: tuple[int, ...], legal: Bool[Tensor, "R B A"] | None) -> Float64[Tensor, "R B A"]:
-    """Every legal action equally likely; shape: (R, B, A)."""
+    """Every legal action equally likely; shape: (R, B, A). Raises GameError where none is legal."""
+    if legal is not None and not bool(legal.any(-1).all()):
+        seed, copy = (~legal.any(-1)).nonzero()[0].tolist()
+        raise GameError(f"no action is legal in copy {copy} of seed {seed}; a game must leave at least one until it ends")
     weight = torch.ones(shape, dtype=torch.float64) if legal is None else legal.double()
-    return weight / weight.sum(-1, keepdim=True).clamp(min=1.0)
+    return weight / weight.sum(-1, keepdim=True)
 
 
 def epsilon_greedy(q: Float64[Tensor, "R B A"], epsilon: float, legal: Bool[Tensor, "R B A"] | None) -> Float64[Tensor, "R B A"]:
@@ -41,12 +44,10 @@ def epsilon_greedy(q: Float64[Tensor, "R B A"], epsilon: float, legal: Bool[Tens
 
     Equally good actions share: a table of zeros is no preference for action 0. Raises GameError where no action is legal.
     """
-    if legal is not None and not bool(legal.any(-1).all()):
-        seed, copy = (~legal.any(-1)).nonzero()[0].tolist()
-        raise GameError(f"no action is legal in copy {copy} of seed {seed}; a game must leave at least one until it ends")
+    uniformly = uniform_legal(tuple(q.shape), legal)
     q = allow(q, legal)
     best = (q == q.amax(-1, keepdim=True)).double()
-    return epsilon * uniform_legal(tuple(q.shape), legal) + (1.0 - epsilon) * best / best.sum(-1, keepdim=True)
+    return epsilon * uniformly + (1.0 - epsilon) * best / best.sum(-1, keepdim=True)
 
 
 def draw(policy: Float64[Tensor, "R B A"], generators: Sequence[Generator]) -> Int64[Tensor, "R B"]:

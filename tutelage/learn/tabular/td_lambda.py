@@ -9,6 +9,7 @@ Where we depart from the paper
 - The trace may also replace in place of accumulate (Singh & Sutton 1996), as one field.
 - R seeds and B copies learn at once, each copy with its own trace; with rates that fall, an entry's count is of its own visits.
 Left out: true online TD(lambda), control (`sarsa.py`, `q_learning.py`).
+Landscape: model-free, on-policy, online; discrete actions; scale: tabular
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ Where we depart from the books
 - A world that is a map is backed up as a map, by shifts: no transition is stored, and a million cells take a millisecond.
 - At a temperature the maximum is soft (Haarnoja et al. 2017, eq. 3): the fixed point is what soft actor-critic aims at.
 Left out: prioritized sweeping, asynchronous updates.
+Landscape: model-based, planning; discrete actions; scale: tabular
 """
 
 from dataclasses import dataclass
