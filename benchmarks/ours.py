@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from peers.protocol import serve
@@ -12,7 +13,7 @@ from peers.protocol import serve
 from tutelage.experience.replay import Replay
 from tutelage.experiment.config import RunConfig
 from tutelage.experiment.run import Experiment
-from tutelage.learn.deep import sac
+from tutelage.learn.deep import dqn, sac, td3
 from tutelage.rewards import learned
 
 OBSERVATION, ACTION, MEMBERS, HIDDEN = 17, 6, 3, (256, 256, 256)
@@ -21,10 +22,9 @@ TRANSITIONS = 1_000_000
 NEVER = 10**9
 
 
-def sac_on_pendulum(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
-    """Steps of a whole run: game, replay, update, log."""
-    algorithm = sac.Config(random_steps=100, replay_capacity=100_000, compile=variant == "compiled")
-    config = RunConfig(algorithm, "gym:Pendulum-v1", NEVER, threads=threads, evaluate_every=NEVER, checkpoint_every=NEVER, clips=0)
+def whole_run(algorithm: Any, game: str, threads: int, stack: ExitStack, warm_up: int = 300) -> Callable[[int], object]:
+    """Steps of a whole run: game, experience, update, log."""
+    config = RunConfig(algorithm, game, NEVER, threads=threads, evaluate_every=NEVER, checkpoint_every=NEVER, clips=0)
     out = stack.enter_context(tempfile.TemporaryDirectory())
     run = stack.enter_context(Experiment(config, Path(out)))
 
@@ -32,8 +32,26 @@ def sac_on_pendulum(variant: str, threads: int, stack: ExitStack) -> Callable[[i
         for _ in range(count):
             run.step()
 
-    steps(300)
+    steps(warm_up)
     return steps
+
+
+def sac_on_pendulum(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """SAC; settings as those of the peers."""
+    algorithm = sac.Config(random_steps=100, replay_capacity=100_000, compile=variant == "compiled")
+    return whole_run(algorithm, "gym:Pendulum-v1", threads, stack)
+
+
+def td3_on_pendulum(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """TD3; settings as those of the peers."""
+    algorithm = td3.Config(random_steps=100, replay_capacity=100_000, compile=variant == "compiled")
+    return whole_run(algorithm, "gym:Pendulum-v1", threads, stack)
+
+
+def dqn_on_cartpole(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """DQN; settings as those of the peer, whose exploration is over after its warm-up."""
+    algorithm = dqn.Config(exploration_start=0.05, replay_capacity=100_000, compile=variant == "compiled")
+    return whole_run(algorithm, "gym:CartPole-v1", threads, stack, warm_up=1000)
 
 
 def ensemble(threads: int) -> learned.RewardEnsemble:
@@ -92,7 +110,14 @@ def matrix_products(variant: str, threads: int, stack: ExitStack) -> Callable[[i
     return products
 
 
-WORK = {"sac": sac_on_pendulum, "reward-epoch": reward_epochs, "relabel": relabel, "matrix": matrix_products}
+WORK = {
+    "sac": sac_on_pendulum,
+    "td3": td3_on_pendulum,
+    "dqn": dqn_on_cartpole,
+    "reward-epoch": reward_epochs,
+    "relabel": relabel,
+    "matrix": matrix_products,
+}
 
 if __name__ == "__main__":
     measure, variant, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])

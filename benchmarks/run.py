@@ -29,7 +29,14 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed.jsonl"
 OURS = "tutelage"
 PEERS = {"stable-baselines3": "sb3", "sbx": "sbx", "imitation": "imitation"}  # library -> environment and name of its list
-SCRIPTS = {"stable-baselines3": "sb3_sac.py", "sbx": "sbx_sac.py", "imitation": "imitation_rewards.py"}
+SCRIPTS = {
+    ("sac", "stable-baselines3"): "sb3_sac.py",
+    ("sac", "sbx"): "sbx_sac.py",
+    ("td3", "stable-baselines3"): "sb3_td3.py",
+    ("td3", "sbx"): "sbx_td3.py",
+    ("dqn", "stable-baselines3"): "sb3_dqn.py",
+    ("reward-epoch", "imitation"): "imitation_rewards.py",
+}
 
 
 def macs(sizes: Sequence[int]) -> int:
@@ -49,6 +56,25 @@ def sac_update_flops(observation: int = 3, action: int = 1, hidden: tuple[int, .
     return 2 * batch * (forward + own + 2 * macs(critic))
 
 
+def td3_update_flops(observation: int = 3, action: int = 1, hidden: tuple[int, ...] = (400, 300), batch: int = 256) -> float:
+    """The same, the mean of two updates, of which one moves the actor.
+
+    Forward: the target actor at s', the twin critics at (s, a) and as targets; for the actor, itself at s and one critic. Backward as for SAC.
+    """
+    actor, critic = (observation, *hidden, action), (observation + action, *hidden, 1)
+    critics = macs(actor) + 2 * 2 * macs(critic) + 2 * (2 * macs(critic) - macs(critic[:2]))
+    moves = macs(actor) + 2 * macs(critic) + 2 * macs(actor) - macs(actor[:2])
+    return 2 * batch * (critics + moves / 2)
+
+
+def dqn_step_flops(
+    observation: int = 4, actions: int = 2, hidden: tuple[int, ...] = (64, 64), batch: int = 32, update_every: int = 4
+) -> float:
+    """Of one step of the game: the net at one observation, and the share of an update."""
+    net = (observation, *hidden, actions)
+    return 2 * (macs(net) + batch * (4 * macs(net) - macs(net[:2])) / update_every)
+
+
 REWARD_NET, MEMBERS = (17 + 6, 256, 256, 256, 1), 3
 EPOCH_FLOPS = 2 * MEMBERS * (500 * 2 * 50) * (3 * macs(REWARD_NET) - macs(REWARD_NET[:2]))
 RELABEL_FLOPS = 2 * MEMBERS * 1_000_000 * macs(REWARD_NET)
@@ -57,7 +83,7 @@ PRODUCT_FLOPS = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 2 asks for."""
+    """What issues 2 and 3 ask for."""
 
     variant: str
     kind: str
@@ -73,7 +99,7 @@ class Measure:
     unit: str
     per_block: int
     """Units of work in one turn."""
-    flops: int
+    flops: float
     """Of the products in one unit."""
     ours: tuple[str, ...]
     peers: tuple[str, ...] = ()
@@ -90,6 +116,18 @@ MEASURES = {
             Target("eager", "ratio", 1.0, "sbx"),
             Target("compiled", "ratio", 2.0, "stable-baselines3"),
         ),
+    ),
+    "td3": Measure(
+        "steps/s", 200, td3_update_flops(), ("eager", "compiled"), ("stable-baselines3", "sbx"), rate=True,
+        targets=(
+            Target("eager", "ratio", 1.4, "stable-baselines3"),
+            Target("compiled", "ratio", 1.8, "stable-baselines3"),
+            Target("compiled", "ratio", 1.0, "sbx"),
+        ),
+    ),
+    "dqn": Measure(
+        "steps/s", 2000, dqn_step_flops(), ("eager", "compiled"), ("stable-baselines3",), rate=True,
+        targets=(Target("compiled", "ratio", 2.0, "stable-baselines3"),),
     ),
     "reward-epoch": Measure("s/epoch", 1, EPOCH_FLOPS, ("eager",), ("imitation",), (Target("eager", "ratio", 2.5, "imitation"),)),
     "relabel": Measure("s/million", 1, RELABEL_FLOPS, ("eager",), targets=(Target("eager", "share", 0.5),)),
@@ -179,7 +217,7 @@ def measure(name: str, rounds: int, threads: Sequence[int], console: Console) ->
     ours, program = [sys.executable, str(HERE / "ours.py")], HERE / "peers"
     commands = {(OURS, variant): [*ours, name, variant] for variant in work.ours}
     for library in work.peers:
-        commands[library, "default"] = [str(build(PEERS[library], console)), str(program / SCRIPTS[library])]
+        commands[library, "default"] = [str(build(PEERS[library], console)), str(program / SCRIPTS[name, library])]
     workers: dict[tuple[str, str], Worker] = {}
     matrix = fastest([*ours, "matrix", "eager"], threads, MATRIX.per_block)
     for key, command in commands.items():

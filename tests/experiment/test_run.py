@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_says_so(tmp_path: Path)
     ("place", "sentence"),
     [
         ([], "the checkpoint has an unknown field 'mood'; this version knows accuracy, "),
-        (["learner"], "learner has an unknown field 'mood'; this version knows generators, groups, target, updates"),
+        (["learner"], "learner has an unknown field 'mood'; this version knows generators, groups, targets, updates"),
         (["learner", "groups", "actor", "optimizer"], "learner.groups.actor.optimizer has an unknown field 'mood'"),
         (["experience"], "experience has an unknown field 'mood'"),
     ],
@@ -316,10 +316,11 @@ def of_seed(experiment: Experiment, seed: int) -> dict[str, Tensor]:
     """Weights, moments and rewards of one seed."""
     learner: Any = experiment.learner
     found: dict[str, Tensor] = {}
-    for name, (parameters, optimizer) in learner._groups.items():
+    for name, group in learner.train.groups.items():
+        parameters, optimizer = group.parameters, group.optimizer
         for what, flat in (("w", parameters.flat), ("m", optimizer.first_moment), ("v", optimizer.second_moment)):
             found |= {f"{name}/{what}/{leaf}": view[seed].clone() for leaf, view in parameters.split(flat).items()}
-    found |= {f"target/{leaf}": view[seed].clone() for leaf, view in learner.target.weights.items()}
+    found |= {f"target/{leaf}": view[seed].clone() for leaf, view in learner.train.targets["critic"].weights.items()}
     return found | {"reward": experiment.experience.reward[seed].clone()}
 
 

@@ -43,12 +43,13 @@ def close(ours, theirs):
 torch.set_num_threads(1)
 eager, compiled = learner(False), learner(True)
 draw = torch.Generator().manual_seed(7)
-before = eager.critic_parameters.flat.clone()
+before = eager.train.groups["critic"].parameters.flat.clone()
 for _ in range(10):
     one = batch(draw)
     close(eager.update_on(one), compiled.update_on(one))
 close(eager.state(), compiled.state())
-assert not torch.equal(eager.target.flat, before) and (eager.critic_parameters.flat - before).abs().max() > 1e-3
+after = eager.train.groups["critic"].parameters.flat
+assert not torch.equal(eager.train.targets["critic"].flat, before) and (after - before).abs().max() > 1e-3
 
 # A gradient that is not finite freezes its seed in both, and the other goes on, compiled.
 one = batch(draw)
@@ -71,7 +72,8 @@ close(eager.state(), compiled.state())
 from torch._dynamo.utils import counters
 
 assert counters["stats"]["unique_graphs"] == 1, counters["stats"]
-assert compiled._compiled(0.0, one, torch.zeros(MEMBERS, 2, SIZE, WIDTH)) is not None
+assert compiled._step._compiled is not None
+assert compiled._step._compiled(0.0, one, torch.zeros(MEMBERS, 2, SIZE, WIDTH)) is not None
 """
 
 

@@ -124,7 +124,7 @@ def test_a_run_that_failed_has_a_row_that_says_so(tmp_path: Path):
     config: RunConfig = dataclasses.replace(pendulum.configuration("sac", 2, 0, 0.01), steps=1)
     with Experiment(config, tmp_path / "run") as experiment:
         learner: Any = experiment.learner
-        learner.actor_optimizer.frozen[1] = True
+        learner.train.groups["actor"].optimizer.frozen[1] = True
         rows = judged(experiment, "gym:Pendulum-v1", "sac", episodes=1)
     append(tmp_path / "new" / "rows.jsonl", rows)
     good, bad = rows_of(tmp_path / "new" / "rows.jsonl")

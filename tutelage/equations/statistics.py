@@ -89,8 +89,11 @@ def standardized(x: Float[Tensor, "R *n"], mask: Float[Tensor, "R *n"] | None = 
     """(x - mean) / (standard deviation + 1e-8), by each member's own; x itself where a member has a single sample."""
     if x[0].numel() < 2:
         return x
-    lead = (-1, *[1] * (x.dim() - 1))
-    return (x - mean_of(x, mask).view(lead)) / (variance_of(x, mask).sqrt() + 1e-8).view(lead)
+    if mask is None:
+        variance, mean = torch.var_mean(x, tuple(range(1, x.dim())), keepdim=True)
+    else:
+        variance, mean = (moment(x, mask).view(-1, *[1] * (x.dim() - 1)) for moment in (variance_of, mean_of))
+    return (x - mean) / (variance.sqrt() + 1e-8)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Adam for stacked members: one buffer, a step count, a learning rate and a fate for each member."""
 
+import math
+
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from tutelage.nets.parameters import Parameters
 
@@ -41,11 +42,15 @@ class StackedAdam:
         """
         moving = ~self.frozen if active is None else active & ~self.frozen
         # One cheap pass instead of a test of each entry. Squares, because one that overflows would stop the second moment for ever.
-        if not torch.isfinite(gradient.dot(gradient)):
+        square = float(gradient.dot(gradient))
+        if not math.isfinite(square):
             bad = moving & ~self.parameters.finite_members(gradient.square())
             self.frozen |= bad
             moving = moving & ~bad
-        gradient = self.clipped(gradient)
+        if self.parameters.members > 1:
+            gradient = self.clipped(gradient)
+        elif self.max_grad_norm is not None and math.sqrt(square) > self.max_grad_norm:  # as `clipped`, of which half is done
+            gradient = gradient * (self.max_grad_norm / (math.sqrt(square) + 1e-6))
         paces = self._paces(moving)
         if [len(members) for members in paces.values()] == [self.parameters.members]:
             [(count, learning_rate)] = paces
@@ -73,18 +78,17 @@ class StackedAdam:
         return paces
 
     def _move(self, weights: Tensor, first: Tensor, second: Tensor, gradient: Tensor, count: float, learning_rate: float) -> None:
-        adam(
-            [weights], [gradient], [first], [second], [], [torch.tensor(count, device=weights.device)],
-            fused=True, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=learning_rate, weight_decay=self.weight_decay,
-            eps=self.epsilon, maximize=False, foreach=False, capturable=False, differentiable=False, decoupled_weight_decay=True,
+        # The kernel itself: the checks and the grouping of torch.optim take longer than what it does to a small net.
+        torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
+            [weights], [gradient], [first], [second], [], [torch.tensor(count + 1.0, device=weights.device)],
+            amsgrad=False, lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1], weight_decay=self.weight_decay,
+            eps=self.epsilon, maximize=False,
         )  # fmt: skip
 
     def clipped(self, gradient: Tensor) -> Tensor:
         """The gradient with the norm of each member at most max_grad_norm (None: as it is). Pascanu et al. 2013, algorithm 1."""
         if self.max_grad_norm is None:
             return gradient
-        if self.parameters.members == 1:  # one pass instead of one per weight: what a small net's update would spend most on
-            return gradient * (self.max_grad_norm / (gradient.dot(gradient).sqrt() + 1e-6)).clamp(max=1.0)
         views = self.parameters.split(gradient)
         squares = sum(view.reshape(self.parameters.members, -1).square().sum(-1) for view in views.values())
         factor = (self.max_grad_norm / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1.0)

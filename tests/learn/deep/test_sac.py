@@ -17,7 +17,9 @@ from tutelage.experience.trees import pack, unpack
 from tutelage.games.spec import Box, Discrete, GameError
 from tutelage.learn.deep.sac import SAC, Config, sac_loss
 from tutelage.learn.learner import Progress
+from tutelage.nets.parameters import Parameters
 from tutelage.nets.tanh_gaussian import tanh_gaussian
+from tutelage.nets.targets import Target
 
 R, N, D, A = 3, 16, 4, 2
 SMALL = Config(hidden=(16, 16), batch_size=N, learning_rate=1e-3, initial_temperature=0.3)
@@ -33,6 +35,14 @@ OBSERVATIONS = box([-1.0] * D, [1.0] * D)
 
 def learner(config: Config = SMALL, seeds: tuple[int, ...] = (1, 2, 3)) -> SAC:
     return SAC(config, OBSERVATIONS, ACTIONS, [Generator().manual_seed(seed) for seed in seeds])
+
+
+def of(made: SAC, group: str) -> Parameters:
+    return made.train.groups[group].parameters
+
+
+def target(made: SAC) -> Target:
+    return made.train.targets["critic"]
 
 
 def explored(made: SAC, copies: int) -> Tensor:
@@ -83,8 +93,8 @@ def sampled(actor: nn.Sequential, observation: Tensor, noise: Tensor) -> tuple[T
 def losses(made: SAC, given: Batch, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     unit = dataclasses.replace(given, action=to_unit(given.action))
     return sac_loss(
-        made.actor, made.critic, made.actor_parameters.leaves, made.critic_parameters.leaves, made.target.weights,
-        made.temperature_parameters.leaves["log_temperature"], unit, noise, 0.9, -1.5,
+        made.actor, made.critic, of(made, "actor").leaves, of(made, "critic").leaves, target(made).weights,
+        of(made, "temperature").leaves["log_temperature"], unit, noise, 0.9, -1.5,
     )  # fmt: skip
 
 
@@ -95,23 +105,23 @@ def noise_of(seed: int = 5) -> Tensor:
 def distinct(made: SAC) -> SAC:
     """Target nets and temperatures that differ from what they are copied from, and between seeds."""
     g = Generator().manual_seed(77)
-    made.target.flat.add_(0.1 * torch.randn(made.target.flat.shape, generator=g))
-    made.temperature_parameters.flat.copy_(torch.tensor([-1.0, -0.5, 0.3])[: made.temperature_parameters.members])
+    target(made).flat.add_(0.1 * torch.randn(target(made).flat.shape, generator=g))
+    of(made, "temperature").flat.copy_(torch.tensor([-1.0, -0.5, 0.3])[: of(made, "temperature").members])
     return made
 
 
 def test_gradients_equal_those_of_separate_nets_with_separate_losses():
     made, given, noise = distinct(learner()), batch(), noise_of()
     total, metrics = losses(made, given, noise)
-    groups = (made.actor_parameters, made.critic_parameters, made.temperature_parameters)
+    groups = (of(made, "actor"), of(made, "critic"), of(made, "temperature"))
     leaves = [leaf for parameters in groups for leaf in parameters.leaves.values()]
     gradient = dict(zip(map(id, leaves), torch.autograd.grad(total.sum(), leaves), strict=True))
     for r in range(R):
         b, mask = row(given, r), given.mask[r] > 0
-        actor = net_of(made.actor_parameters.weights, r)
-        critics = [net_of(made.critic_parameters.weights, r, j) for j in range(2)]
-        targets = [net_of(made.target.weights, r, j) for j in range(2)]
-        log_alpha = made.temperature_parameters.weights["log_temperature"][r].clone().requires_grad_()
+        actor = net_of(of(made, "actor").weights, r)
+        critics = [net_of(of(made, "critic").weights, r, j) for j in range(2)]
+        targets = [net_of(target(made).weights, r, j) for j in range(2)]
+        log_alpha = of(made, "temperature").weights["log_temperature"][r].clone().requires_grad_()
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             next_action, next_logp = sampled(actor, b.next_observation[0], noise[r, 1])
@@ -122,14 +132,14 @@ def test_gradients_equal_those_of_separate_nets_with_separate_losses():
             error = q(torch.cat([b.observation[0], to_unit(b.action[0])], -1))[:, 0] - y
             critic_loss = critic_loss + 0.5 * error[mask].square().mean()
         critic_loss.backward()
-        for name, leaf in made.critic_parameters.leaves.items():
+        for name, leaf in of(made, "critic").leaves.items():
             for j, q in enumerate(critics):
                 torch.testing.assert_close(gradient[id(leaf)][r, j], gradient_of(q, name), atol=1e-5, rtol=1e-4)
         action, logp = sampled(actor, b.observation[0], noise[r, 0])
         q = torch.minimum(*(c(torch.cat([b.observation[0], action], -1))[:, 0] for c in critics))
         actor_loss = (alpha * logp - q)[mask].mean()
         actor_loss.backward()
-        for name, leaf in made.actor_parameters.leaves.items():
+        for name, leaf in of(made, "actor").leaves.items():
             torch.testing.assert_close(gradient[id(leaf)][r], gradient_of(actor, name), atol=1e-5, rtol=1e-4)
         temperature_loss = -(log_alpha * (logp.detach() - 1.5))[mask].mean()
         temperature_loss.backward()
@@ -143,7 +153,7 @@ def test_no_loss_reaches_the_other_nets(what: str):
     """Without its own loss a net has no gradient at all, and with it none but that loss's."""
     made, given, noise = distinct(learner()), batch(), noise_of()
     total, _ = losses(made, given, noise)
-    own = list((made.actor_parameters if what == "actor" else made.critic_parameters).leaves.values())
+    own = list((of(made, "actor") if what == "actor" else of(made, "critic")).leaves.values())
     whole = torch.autograd.grad(total.sum(), own)
     with torch.no_grad():  # scale what only the other loss depends on: the temperature weighs the actor's, the reward the critic's
         if what == "critic":
@@ -160,7 +170,15 @@ def test_no_loss_reaches_the_other_nets(what: str):
 
 def test_masked_transitions_teach_nothing():
     made, given, noise = distinct(learner()), batch(), noise_of()
-    leaves = [leaf for p in (made.actor_parameters, made.critic_parameters, made.temperature_parameters) for leaf in p.leaves.values()]
+    leaves = [
+        leaf
+        for p in (
+            of(made, "actor"),
+            of(made, "critic"),
+            of(made, "temperature"),
+        )
+        for leaf in p.leaves.values()
+    ]
     hidden = given.mask[..., None] == 0.0
     garbage = dataclasses.replace(
         given,
@@ -189,15 +207,15 @@ def test_a_time_limit_is_bootstrapped_and_a_termination_is_not():
         assert torch.equal(given.next_observation, s)
         noise = torch.zeros(1, 2, 1, A)
         unit = dataclasses.replace(given, action=to_unit(given.action))
-        q = made.critic(made.critic_parameters.weights, torch.cat([o, unit.action], -1)[:, None].expand(-1, 2, -1, -1)).squeeze()
+        q = made.critic(of(made, "critic").weights, torch.cat([o, unit.action], -1)[:, None].expand(-1, 2, -1, -1)).squeeze()
         _, metrics = losses(made, given, noise)
         # 1/2 sum_j (q_j - y)^2, solved for y
         b, c = float(q.sum()), float(q.square().sum() - 2.0 * metrics["loss/critic"].item())
         roots = [(b + sign * math.sqrt(max(b * b - 2.0 * c, 0.0))) / 2.0 for sign in (-1.0, 1.0)]
-        actor = net_of(made.actor_parameters.weights, 0)
+        actor = net_of(of(made, "actor").weights, 0)
         action, logp = sampled(actor, s[0], noise[0, 1])
-        v = torch.minimum(*(net_of(made.target.weights, 0, j)(torch.cat([s[0], action], -1))[:, 0] for j in range(2)))
-        v = v - made.temperature_parameters.weights["log_temperature"][0].exp() * logp
+        v = torch.minimum(*(net_of(target(made).weights, 0, j)(torch.cat([s[0], action], -1))[:, 0] for j in range(2)))
+        v = v - of(made, "temperature").weights["log_temperature"][0].exp() * logp
         y = 1.0 if terminated else 1.0 + 0.9 * v.item()
         assert min(abs(root - y) for root in roots) < 1e-3
         targets.append(y)
@@ -212,14 +230,15 @@ def quadrature(reward: Callable[[np.ndarray], np.ndarray], alpha: float) -> floa
 
 def soft_value(made: SAC, observation: Tensor, samples: int = 20_000) -> Tensor:
     """E[min Q - alpha log pi], `[R]`, under the learner's own policy and critics."""
-    members = len(made.generators)
+    members = len(made.train.generators)
     x = observation.expand(members, samples, -1)
     with torch.no_grad():
         a, logp = tanh_gaussian(
-            made.actor(made.actor_parameters.weights, x), torch.randn(members, samples, 1, generator=Generator().manual_seed(0))
+            made.actor(of(made, "actor").weights, x),
+            torch.randn(members, samples, 1, generator=Generator().manual_seed(0)),
         )
-        q = made.critic(made.critic_parameters.weights, torch.cat([x, a], -1)[:, None].expand(-1, 2, -1, -1)).squeeze(-1)
-        alpha = made.temperature_parameters.weights["log_temperature"].exp()
+        q = made.critic(of(made, "critic").weights, torch.cat([x, a], -1)[:, None].expand(-1, 2, -1, -1)).squeeze(-1)
+        alpha = of(made, "temperature").weights["log_temperature"].exp()
         return (q.mean(1) - alpha[:, None] * logp).mean(1)
 
 
@@ -239,7 +258,7 @@ def train(made: SAC, given: Callable[[Generator], Batch], updates: int) -> SAC:
     g = Generator().manual_seed(4)
     for step in range(updates):
         if step == updates * 2 // 3:  # smaller steps at the end: the noise of a constant rate is several percent
-            for optimizer in (made.actor_optimizer, made.critic_optimizer):
+            for optimizer in (made.train.groups["actor"].optimizer, made.train.groups["critic"].optimizer):
                 optimizer.learning_rate = 3e-4
         made.update_on(given(g))
     return made
@@ -257,7 +276,7 @@ def test_the_soft_value_of_a_bandit_is_that_of_quadrature():
     exact = quadrature(lambda a: 2.0 - 4.0 * (a - 0.3) ** 2, ALPHA)
     value = soft_value(made, torch.zeros(1, 1, 1))
     assert value.tolist() == pytest.approx([exact, exact], rel=0.02)
-    assert (made.temperature_parameters.flat.exp() - ALPHA).abs().max() < 1e-6
+    assert (of(made, "temperature").flat.exp() - ALPHA).abs().max() < 1e-6
     assert made.act(torch.zeros(2, 1, 1), deterministic=True).flatten().tolist() == pytest.approx([0.3, 0.3], abs=0.06)
 
 
@@ -281,7 +300,12 @@ def test_the_soft_value_of_two_steps_is_that_of_quadrature():
 
 
 def parameters_of(made: SAC) -> list[Tensor]:
-    return [made.actor_parameters.flat, made.critic_parameters.flat, made.temperature_parameters.flat, made.target.flat]
+    return [
+        of(made, "actor").flat,
+        of(made, "critic").flat,
+        of(made, "temperature").flat,
+        target(made).flat,
+    ]
 
 
 def trained(made: SAC, members: slice = slice(None), updates: int = 20, change: int | None = None) -> SAC:
@@ -298,11 +322,14 @@ def test_a_stacked_seed_learns_what_it_would_alone():
     stacked = trained(learner())
     for r in range(R):
         alone = trained(learner(seeds=(r + 1,)), slice(r, r + 1))
-        groups = [(stacked.actor_parameters, alone.actor_parameters), (stacked.critic_parameters, alone.critic_parameters)]
+        groups = [
+            (of(stacked, "actor"), of(alone, "actor")),
+            (of(stacked, "critic"), of(alone, "critic")),
+        ]
         for both, own in groups:
             for name, weight in both.weights.items():
                 torch.testing.assert_close(weight[r], own.weights[name][0], atol=1e-5, rtol=1e-5)
-        assert stacked.temperature_parameters.flat[r].item() == pytest.approx(alone.temperature_parameters.flat[0].item(), abs=1e-5)
+        assert of(stacked, "temperature").flat[r].item() == pytest.approx(of(alone, "temperature").flat[0].item(), abs=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_gives_others():
@@ -320,13 +347,13 @@ def test_another_seeds_data_changes_no_bit(poison: bool):
             given.reward[0, 3] = math.nan if step >= 7 else 0.0
             given.mask[0, 3] = 1.0
             other.update_on(given)
-        assert other.frozen()["critic"].tolist() == [True, False, False] and other.critic_parameters.flat.isfinite().all()
+        assert other.frozen()["critic"].tolist() == [True, False, False] and of(other, "critic").flat.isfinite().all()
     else:
         other = trained(other, change=0)
-    for name in ("actor_parameters", "critic_parameters"):
-        for weight, theirs in zip(getattr(plain, name).weights.values(), getattr(other, name).weights.values(), strict=True):
+    for name in ("actor", "critic"):
+        for weight, theirs in zip(of(plain, name).weights.values(), of(other, name).weights.values(), strict=True):
             assert torch.equal(weight[1:], theirs[1:]) and not torch.equal(weight[0], theirs[0])
-    assert torch.equal(plain.temperature_parameters.flat[1:], other.temperature_parameters.flat[1:])
+    assert torch.equal(of(plain, "temperature").flat[1:], of(other, "temperature").flat[1:])
 
 
 def filled_replay() -> Replay:
@@ -358,35 +385,35 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits():
         assert torch.equal(one, two)
     assert torch.equal(first.act(torch.ones(R, 2, D)), second.act(torch.ones(R, 2, D)))
     assert torch.equal(explored(first, 3), explored(second, 3))
-    assert first.updates == second.updates == 15
+    assert first.train.updates == second.train.updates == 15
 
 
 def test_the_target_moves_only_so_often():
     made = learner(dataclasses.replace(SMALL, target_every=3))
     moved = []
     for step in range(6):
-        before = made.target.flat.clone()
+        before = target(made).flat.clone()
         made.update_on(batch(step))
-        moved.append(not torch.equal(made.target.flat, before))
+        moved.append(not torch.equal(target(made).flat, before))
     assert moved == [False, False, True] * 2
 
 
 def test_fresh_critics_for_the_chosen_seeds():
     made = trained(learner())
-    before = {name: weight.clone() for name, weight in made.critic_parameters.weights.items()}
-    actor = made.actor_parameters.flat.clone()
+    before = {name: weight.clone() for name, weight in of(made, "critic").weights.items()}
+    actor = of(made, "actor").flat.clone()
     made.reset_critic(torch.tensor([True, False, False]))
-    for name, weight in made.critic_parameters.weights.items():
+    for name, weight in of(made, "critic").weights.items():
         assert (weight[0] != before[name][0]).all() and torch.equal(weight[1:], before[name][1:])
-        assert torch.equal(made.target.weights[name][0], weight[0]) and not torch.equal(made.target.weights[name][1], weight[1])
-    assert made.critic_optimizer.steps.tolist() == [0.0, 20.0, 20.0] and torch.equal(made.actor_parameters.flat, actor)
+        assert torch.equal(target(made).weights[name][0], weight[0]) and not torch.equal(target(made).weights[name][1], weight[1])
+    assert made.train.groups["critic"].optimizer.steps.tolist() == [0.0, 20.0, 20.0] and torch.equal(of(made, "actor").flat, actor)
 
 
 def test_learning_begins_after_the_random_steps():
     made, replay = learner(dataclasses.replace(SMALL, random_steps=5)), filled_replay()
-    before = made.actor_parameters.flat.clone()
-    assert made.update(replay, Progress(5, 10)) == {} and torch.equal(made.actor_parameters.flat, before)
-    assert set(made.update(replay, Progress(6, 10))) >= {"loss/actor"} and not torch.equal(made.actor_parameters.flat, before)
+    before = of(made, "actor").flat.clone()
+    assert made.update(replay, Progress(5, 10)) == {} and torch.equal(of(made, "actor").flat, before)
+    assert set(made.update(replay, Progress(6, 10))) >= {"loss/actor"} and not torch.equal(of(made, "actor").flat, before)
     acted = [made.behave(torch.zeros(R, 1, D), torch.zeros(R, 1, dtype=torch.bool), None, Progress(n, 10)) for n in (4, 5)]
     assert acted[0].shape == acted[1].shape == (R, 1, A)
     twin = learner(dataclasses.replace(SMALL, random_steps=5))

@@ -23,6 +23,7 @@ from tutelage.learn.deep import sac
 from tutelage.learn.learner import Progress
 from tutelage.learn.preference.lesson import Lesson
 from tutelage.learn.preference.pebble import Config, Pebble
+from tutelage.nets.training import Group
 from tutelage.rewards import learned
 from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
 
@@ -84,12 +85,13 @@ class Classroom:
                 self.sessions.append((self.rollout.steps, self.lesson.asked))
         return self
 
+    def group(self, name: str) -> Group:
+        return self.pebble.sac.train.groups[name]
+
     def parameters(self) -> list[Tensor]:
-        made = self.pebble.sac
-        return [
-            made.actor_parameters.flat, made.critic_parameters.flat, made.target.flat, made.temperature_parameters.flat,
-            self.pebble.ensemble.parameters.flat, self.replay.reward,
-        ]  # fmt: skip
+        made = self.pebble.sac.train
+        flats = [made.groups[name].parameters.flat for name in ("actor", "critic", "temperature")]
+        return [*flats, made.targets["critic"].flat, self.pebble.ensemble.parameters.flat, self.replay.reward]
 
     def state(self) -> Any:
         replay = {"state": self.replay.state(), "chunks": [[rows, rewards] for _, _, rows, rewards in self.replay.chunks(100)]}
@@ -121,22 +123,24 @@ def test_the_games_reward_reaches_nobody_who_learns(tmp_path):
 def test_the_schedule_random_then_curious_then_taught(tmp_path):
     room = Classroom(tmp_path)
     room.run(29)
-    assert (room.replay.reward == 0.0).all() and room.pebble.sac.updates == 0
+    assert (room.replay.reward == 0.0).all() and room.pebble.sac.train.updates == 0
     room.run(1)
     held = room.replay.observations()
     distances = torch.cdist(held.double(), held.double(), compute_mode="donot_use_mm_for_euclid_dist").sort(-1).values[..., QUICK.neighbors]
     torch.testing.assert_close(room.replay.reward[:, :30].double(), distances / distances.std(-1, keepdim=True), atol=1e-4, rtol=1e-4)
     room.run(39)
-    assert room.pebble.sac.updates == 39 and room.lesson.asked == [0, 0]
+    assert room.pebble.sac.train.updates == 39 and room.lesson.asked == [0, 0]
     held = room.replay.observations()[:, :60]  # as at the last refresh: all of memory, not a minibatch
     distances = torch.cdist(held.double(), held.double(), compute_mode="donot_use_mm_for_euclid_dist").sort(-1).values[..., QUICK.neighbors]
     torch.testing.assert_close(room.replay.reward[:, :60].double(), distances / distances.std(-1, keepdim=True), atol=1e-4, rtol=1e-4)
-    critic = room.pebble.sac.critic_parameters.flat.clone()
+    critic = room.group("critic").parameters.flat.clone()
     room.run(1)
     assert room.lesson.asked == [6, 6] and room.pebble.learned.all()
-    assert room.pebble.sac.updates == 39 + 3 + 1  # the updates after the reset, and this step's own
-    assert room.pebble.sac.critic_optimizer.steps.tolist() == [4.0, 4.0] and room.pebble.sac.actor_optimizer.steps.tolist() == [43.0, 43.0]
-    assert (room.pebble.sac.critic_parameters.flat - critic).abs().max() > 0.05
+    assert room.pebble.sac.train.updates == 39 + 3 + 1  # the updates after the reset, and this step's own
+    assert room.group("critic").optimizer.steps.tolist() == [4.0, 4.0] and room.pebble.sac.train.groups[
+        "actor"
+    ].optimizer.steps.tolist() == [43.0, 43.0]
+    assert (room.group("critic").parameters.flat - critic).abs().max() > 0.05
 
 
 def test_after_a_fit_all_of_memory_has_the_learned_reward(tmp_path):
@@ -153,7 +157,7 @@ def test_after_a_fit_all_of_memory_has_the_learned_reward(tmp_path):
     torch.testing.assert_close(room.replay.reward[:, 70:80], since)
     room.run(20)  # a second fit
     assert (room.replay.reward[:, :70] != before).float().mean() > 0.99
-    assert room.pebble.sac.critic_optimizer.steps.tolist() == [34.0, 34.0]  # the critic was reset once
+    assert room.group("critic").optimizer.steps.tolist() == [34.0, 34.0]  # the critic was reset once
 
 
 @pytest.mark.parametrize("skip", [0.0, 0.9])
@@ -190,7 +194,7 @@ def test_a_seed_that_hears_only_unknown_goes_on_exploring_while_the_others_learn
     assert torch.equal(weights[0], start[0]) and not torch.equal(weights[1], start[1])
     assert room.lesson.asked == [10, 10]
     assert torch.equal(room.replay.reward[0, :110], curiosity_by_hand(room))
-    assert room.pebble.sac.critic_optimizer.steps[0] > room.pebble.sac.critic_optimizer.steps[1]  # only one critic was reset
+    assert room.group("critic").optimizer.steps[0] > room.group("critic").optimizer.steps[1]  # only one critic was reset
 
 
 def curiosity_by_hand(room: Classroom) -> Tensor:
@@ -215,7 +219,7 @@ def test_nobody_waits_for_a_slow_teacher_and_a_fit_follows_when_enough_has_come(
     late = Late(Teacher(), lambda item: room.archive.get(item).reward, Generator(), lambda: 0.0, 1, clock=lambda: 0.0)
     room.lesson.raters[0] = late
     room.run(80)
-    assert room.lesson.awaited == [6] and not room.pebble.learned.any() and room.pebble.sac.updates == 50
+    assert room.lesson.awaited == [6] and not room.pebble.learned.any() and room.pebble.sac.train.updates == 50
     late.free = 3
     room.run(10)
     assert room.lesson.unheard == [3] and not room.pebble.learned.any()  # fewer than fit_labels, and more are awaited
@@ -230,7 +234,7 @@ def test_nobody_waits_for_a_slow_teacher_and_a_fit_follows_when_enough_has_come(
 def test_a_stacked_student_learns_what_it_would_alone(tmp_path):
     both, alone = Classroom(tmp_path / "a").run(105), Classroom(tmp_path / "b", seeds=(1,)).run(105)
     assert both.lesson.asked == [10, 10]
-    parameters = [(room.pebble.sac.actor_parameters, room.pebble.ensemble.parameters) for room in (both, alone)]
+    parameters = [(room.group("actor").parameters, room.pebble.ensemble.parameters) for room in (both, alone)]
     for mine, own in zip(*parameters, strict=True):
         for name in own.weights:
             torch.testing.assert_close(mine.weights[name][1], own.weights[name][0], atol=1e-5, rtol=1e-4)

@@ -102,8 +102,9 @@ class A2C(OnPolicy):
         super().__init__(config, observation_space, action_space, generators, device, config.shared)
         self.config = config
         betas, norm = (0.0, config.decay), config.max_grad_norm
-        self.optimizer = StackedAdam(self.parameters, config.learning_rate, betas, config.epsilon, max_grad_norm=norm)
-        self.optimizers["policy and value"] = self.optimizer
+        self.optimizers["policy and value"] = StackedAdam(
+            self.parameters, config.learning_rate, betas, config.epsilon, max_grad_norm=norm
+        )  # fmt: skip
 
     def estimate(self, recorded: Recorded) -> tuple[Float[Tensor, "T R B"], Float[Tensor, "T R B"]]:
         """GAE, by default with lambda = 1, and the lambda-return."""
@@ -114,7 +115,8 @@ class A2C(OnPolicy):
     def improve(self, steps: Steps, progress: Progress) -> dict[str, Tensor]:
         """One gradient step on all steps."""
         config, head, leaves = self.config, self.nets.head, self.parameters.leaves
-        self.optimizer.learning_rate = linear(config.learning_rate, 0.0, progress.share) if config.anneal else config.learning_rate
+        rate = linear(config.learning_rate, 0.0, progress.share) if config.anneal else config.learning_rate
+        self.optimizers["policy and value"].learning_rate = rate
         parameters, value = self.read(leaves, steps)
         advantage = standardized(steps.advantage, steps.mask) if config.standardize_advantage else steps.advantage
         loss = a2c_loss(

@@ -28,13 +28,12 @@ from tutelage.games.nested import action_bounds, flat_width
 from tutelage.games.spec import Space
 from tutelage.learn.learner import Progress
 from tutelage.nets.adam import StackedAdam
-from tutelage.nets.compiled import CompiledUpdate
 from tutelage.nets.mlp import MLP
 from tutelage.nets.noise import normal
 from tutelage.nets.parameters import Parameters
 from tutelage.nets.recurrent import Carry
 from tutelage.nets.tanh_gaussian import tanh_gaussian, tanh_gaussian_mode
-from tutelage.nets.targets import Target
+from tutelage.nets.training import Group, TrainState, Update
 
 
 @dataclass(frozen=True)
@@ -142,36 +141,23 @@ class SAC:
     ) -> None:
         """generators: one per seed. Raises GameError for images, and for actions that are not a vector of bounded reals."""
         low, high = action_bounds(action_space, "SAC")
-        self.config, self.generators, self.device = config, list(generators), torch.device(device)
-        members, action_width, self.observation_width = len(self.generators), len(low), flat_width(observation_space)
+        self.config, self.device = config, torch.device(device)
+        members, action_width, self.observation_width = len(generators), len(low), flat_width(observation_space)
         self.action_middle, self.action_reach = ((low + high) / 2.0).to(device), ((high - low) / 2.0).to(device)
         self.target_entropy = -float(action_width) if config.target_entropy is None else config.target_entropy
         self.actor = MLP((self.observation_width, *config.hidden, 2 * action_width), (members,))
         self.critic = MLP((self.observation_width + action_width, *config.hidden, 1), (members, 2))
-        self.actor_parameters = Parameters(self.actor.shapes(), device)
-        self.critic_parameters = Parameters(self.critic.shapes(), device)
-        self.temperature_parameters = Parameters({"log_temperature": (members,)}, device)
-        self.actor.initialize(self.actor_parameters, self.generators)
-        self.critic.initialize(self.critic_parameters, self.generators)
-        self.temperature_parameters.flat.fill_(torch.tensor(config.initial_temperature).log())
-        self.target = Target(self.critic_parameters)
-        self.actor_optimizer = StackedAdam(self.actor_parameters, config.learning_rate)
-        self.critic_optimizer = StackedAdam(self.critic_parameters, config.learning_rate)
-        self.temperature_optimizer = StackedAdam(self.temperature_parameters, config.temperature_learning_rate)
-        self.updates = 0
-        self._compiled = CompiledUpdate(self._loss, list(self._groups.values()), self.target) if config.compile else None
-
-    @property
-    def _groups(self) -> dict[str, tuple[Parameters, StackedAdam]]:
-        return {
-            "critic": (self.critic_parameters, self.critic_optimizer),
-            "actor": (self.actor_parameters, self.actor_optimizer),
-            "temperature": (self.temperature_parameters, self.temperature_optimizer),
-        }
+        actor = Group.of(self.actor, generators, config.learning_rate, device)
+        critic = Group.of(self.critic, generators, config.learning_rate, device)
+        log_temperature = Parameters({"log_temperature": (members,)}, device)
+        log_temperature.flat.fill_(torch.tensor(config.initial_temperature).log())
+        temperature = Group(log_temperature, StackedAdam(log_temperature, config.temperature_learning_rate))
+        self.train = TrainState({"critic": critic, "actor": actor, "temperature": temperature}, ["critic"], generators)
+        self._step = Update(self._loss, [critic, actor, temperature], [self.train.targets["critic"]], compile=config.compile)
 
     def experience(self, steps: int, copies: int) -> Replay:
         """An empty replay for a run of so many steps."""
-        capacity, members = self.config.replay_capacity or steps, len(self.generators)
+        capacity, members = self.config.replay_capacity or steps, len(self.train.generators)
         return Replay(capacity, members, copies, (self.observation_width,), len(self.action_reach), device=self.device)
 
     def behave(
@@ -180,7 +166,7 @@ class SAC:
         """Uniformly random actions for `random_steps`, then the policy's."""
         if progress.steps >= self.config.random_steps:
             return self.act(observation)
-        draws = torch.stack([torch.rand(*starts.shape[1:], len(self.action_reach), generator=g) for g in self.generators])
+        draws = torch.stack([torch.rand(*starts.shape[1:], len(self.action_reach), generator=g) for g in self.train.generators])
         return self.action_middle.cpu() + (2.0 * draws - 1.0) * self.action_reach.cpu()
 
     def act(
@@ -188,12 +174,12 @@ class SAC:
     ) -> Float[Tensor, "R B A"]:
         """Actions in the game's units; the mode of the policy when deterministic."""
         with torch.no_grad():
-            output = self.actor(self.actor_parameters.weights, observation.to(self.device))
+            output = self.actor(self.train.weights("actor"), observation.to(self.device))
             if deterministic:
                 action = tanh_gaussian_mode(output)
             else:
                 shape = (*output.shape[1:-1], output.shape[-1] // 2)
-                action, _ = tanh_gaussian(output, normal(self.generators, shape).to(self.device))
+                action, _ = tanh_gaussian(output, normal(self.train.generators, shape).to(self.device))
             return torch.addcmul(self.action_middle, action, self.action_reach).cpu()
 
     def carry(self, copies: int) -> None:
@@ -207,24 +193,15 @@ class SAC:
         """`updates_per_step` gradient steps on fresh batches; metrics `[R]` of the last."""
         metrics: dict[str, Tensor] = {}
         for _ in range(self.config.updates_per_step):
-            metrics = self.update_on(replay.sample(self.config.batch_size, self.generators))
+            metrics = self.update_on(replay.sample(self.config.batch_size, self.train.generators))
         return metrics
 
     def update_on(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on a given batch (actions in the game's units)."""
-        noise = normal(self.generators, (2, batch.reward.shape[1], len(self.action_reach))).to(self.device)
-        self.updates += 1
-        rate = self.config.target_rate if self.updates % self.config.target_every == 0 else 0.0
-        metrics = self._compiled(rate, batch, noise) if self._compiled else None
-        if metrics is None:
-            groups = self._groups.values()
-            loss, metrics = self._loss([parameters.leaves for parameters, _ in groups], self.target.weights, batch, noise)
-            gradients = list(torch.autograd.grad(loss.sum(), [leaf for parameters, _ in groups for leaf in parameters.leaves.values()]))
-            for parameters, optimizer in groups:
-                optimizer.step(parameters.gather([gradients.pop(0) for _ in parameters.leaves]))
-            if rate:
-                self.target.follow(rate)
-        return metrics
+        noise = normal(self.train.generators, (2, batch.reward.shape[1], len(self.action_reach))).to(self.device)
+        self.train.updates += 1
+        rate = self.config.target_rate if self.train.updates % self.config.target_every == 0 else 0.0
+        return self._step(rate, batch, noise)
 
     def _loss(self, groups: Sequence[Mapping[str, Tensor]], target: Mapping[str, Tensor], batch: Batch, noise: Tensor) -> Any:
         critic, actor, temperature = groups
@@ -237,29 +214,19 @@ class SAC:
 
     def reset_critic(self, chosen: Bool[Tensor, "R"]) -> None:
         """Fresh critics, targets and moments for the chosen seeds (PEBBLE, after the first relabelling)."""
-        self.critic.initialize(self.critic_parameters, self.generators, chosen)
-        self.critic_optimizer.reset(chosen)
-        self.target.copy(chosen)
+        critic = self.train.groups["critic"]
+        self.critic.initialize(critic.parameters, self.train.generators, chosen)
+        critic.optimizer.reset(chosen)
+        self.train.targets["critic"].copy(chosen)
 
     def frozen(self) -> dict[str, Bool[Tensor, "R"]]:
         """Which seeds have a net that stopped at its last finite weights, by net."""
-        return {name: optimizer.frozen for name, (_, optimizer) in self._groups.items()}
+        return self.train.frozen()
 
     def state(self) -> dict[str, Any]:
         """Weights, targets, moments, generators and the count of updates."""
-        return {
-            "groups": {n: {"weights": p.flat, "optimizer": o.state()} for n, (p, o) in self._groups.items()},
-            "target": self.target.flat,
-            "generators": [g.get_state() for g in self.generators],
-            "updates": self.updates,
-        }
+        return self.train.state()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
-        for name, (parameters, optimizer) in self._groups.items():
-            parameters.flat.copy_(state["groups"][name]["weights"])
-            optimizer.load(state["groups"][name]["optimizer"])
-        self.target.flat.copy_(state["target"])
-        for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(saved)
-        self.updates = int(state["updates"])
+        self.train.load(state)
