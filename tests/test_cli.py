@@ -374,8 +374,8 @@ WHOLE = ["train", "sac", *GAME, "--steps", "30", *SHORT, *SAC]
     ("words", "sentence"),
     [
         (["trian"], "unknown verb 'trian'; did you mean train?"),
-        (["train", "sca"], "unknown algorithm 'sca'; did you mean sac? Known are sac, pebble"),
-        (["train", *GAME], "train was given --game first; the algorithm comes first, one of: sac, pebble"),
+        (["train", "sca"], "unknown algorithm 'sca'; did you mean sac? Known are monte-carlo, "),
+        (["train", *GAME], "train was given --game first; the algorithm comes first, one of: monte-carlo, "),
         ([*WHOLE, "--game", "gym:Pendlum-v1"], "there is no game gym:Pendlum-v1; did you mean gym:Pendulum-v1?"),
         ([*WHOLE, "--game", "gym:CartPole-v1"], "SAC needs a vector of bounded continuous actions; this game's actions are Discrete(n=2)"),
         ([*WHOLE, "--learning-rat", "0.1"], "tutelage train sac has no option --learning-rat; did you mean --learning-rate?"),

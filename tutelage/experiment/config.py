@@ -78,7 +78,7 @@ class RunConfig:
     game: str
     """Address of the game, such as gym:Pendulum-v1, dm:walker-walk or py:module:Class."""
     steps: int
-    """Environment steps per seed."""
+    """Environment steps per seed; with several copies of the game, of each copy."""
     seed: int = 0
     """The first seed."""
     seeds: int = 1

@@ -18,9 +18,13 @@ from tutelage.nets.targets import Target
 class Net(Protocol):
     """A net whose weights are kept outside (MLP, Body)."""
 
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every weight."""
+        ...
 
-    def initialize(self, parameters: Parameters, generators: Sequence[Generator]) -> None: ...
+    def initialize(self, parameters: Parameters, generators: Sequence[Generator]) -> None:
+        """First weights, seed r by generators[r]."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -27,23 +27,21 @@ SPIN = "py:tutelage.recipes.pendulum:spin"
 Variant = Literal["pebble-100", "pebble-50", "pebble-flips", "pebble-coin", "sac", "spin-pebble-100", "spin-sac"]
 VARIANTS: tuple[Variant, ...] = ("pebble-100", "pebble-50", "pebble-flips", "pebble-coin", "sac", "spin-pebble-100", "spin-sac")
 
+# Chosen on seeds 10 to 21, which no row of the table has.
 LEARNER = sac.Config(
-    hidden=(64, 64),
-    batch_size=128,
-    learning_rate=1e-3,
-    temperature_learning_rate=1e-3,
-    initial_temperature=0.2,
-    random_steps=200,
-    updates_per_step=2,  # one leaves a third of the seeds at -200 to -350: the reward becomes right late, and too few steps are left
-)
+    hidden=(64, 64), batch_size=128, learning_rate=1e-3, temperature_learning_rate=1e-3, initial_temperature=0.2, random_steps=100,
+    updates_per_step=2, target_rate=0.015,  # the reward becomes right late; at 0.005 the critics need all that is left to follow it
+)  # fmt: skip
 REWARD_MODEL = learned.Config(
-    hidden=(64, 64), learning_rate=1e-3, weight_decay=2.0, batch_size=32, epochs=1_000, first_max_steps=200, max_steps=100,
+    hidden=(64, 64), learning_rate=1e-3, weight_decay=0.01, batch_size=32, epochs=1_000, first_max_steps=60, max_steps=50,
     target_accuracy=1.0,  # never stop early: on so few labels 0.97 is reached before the new ones have taught anything
     bounded=False, standardize_inputs=True, target_std=1.0,
 )  # fmt: skip
 STUDENT = pebble.Config(
-    labels=100, first_session_labels=40, session_labels=10, session_every=600, pretraining_steps=800, sac=LEARNER, reward_model=REWARD_MODEL
-)
+    labels=100, first_session_labels=40, session_labels=10, session_every=500, entropy_every=20,
+    pretraining_steps=1_500,  # after 800 one seed in four has never been slow near the top, and no question can be about it
+    sac=LEARNER, reward_model=REWARD_MODEL,
+)  # fmt: skip
 
 
 def spin(observation: Tensor, action: Tensor) -> Tensor:
@@ -93,8 +91,8 @@ def configuration(variant: Variant, seeds: int, seed: int, scale: float = 1.0) -
     if scale != 1.0:
         few = max(round(student.labels * scale), 4)
         student = replace(
-            student, labels=few, first_session_labels=few // 2, session_labels=max(few // 4, 1), session_every=max(round(600 * scale), 1),
-            pretraining_steps=round(800 * scale), segment_length=10, sac=replace(LEARNER, random_steps=max(round(200 * scale), 20)),
+            student, labels=few, first_session_labels=few // 2, session_labels=max(few // 4, 1), session_every=max(round(500 * scale), 1),
+            pretraining_steps=round(1_500 * scale), segment_length=10, sac=replace(LEARNER, random_steps=max(round(100 * scale), 20)),
             reward_model=replace(student.reward_model, first_max_steps=20, max_steps=10), updates_after_reset=10,
         )  # fmt: skip
     steps = round(7_000 * scale)
