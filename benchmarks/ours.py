@@ -13,7 +13,7 @@ from peers.protocol import serve
 from tutelage.experience.replay import Replay
 from tutelage.experiment.config import RunConfig
 from tutelage.experiment.run import Experiment
-from tutelage.learn.deep import dqn, sac, td3
+from tutelage.learn.deep import dqn, ppo, sac, td3, trpo
 from tutelage.rewards import learned
 
 OBSERVATION, ACTION, MEMBERS, HIDDEN = 17, 6, 3, (256, 256, 256)
@@ -22,14 +22,15 @@ TRANSITIONS = 1_000_000
 NEVER = 10**9
 
 
-def whole_run(algorithm: Any, game: str, threads: int, stack: ExitStack, warm_up: int = 300) -> Callable[[int], object]:
-    """Steps of a whole run: game, experience, update, log."""
-    config = RunConfig(algorithm, game, NEVER, threads=threads, evaluate_every=NEVER, checkpoint_every=NEVER, clips=0)
+def whole_run(algorithm: Any, game: str, threads: int, stack: ExitStack, warm_up: int = 300, copies: int = 1) -> Callable[[int], object]:
+    """Steps of a whole run, those of all copies together: game, experience, update, log."""
+    never: dict[str, Any] = dict(evaluate_every=NEVER, checkpoint_every=NEVER, clips=0)
+    config = RunConfig(algorithm, game, NEVER, threads=threads, copies=copies, **never)
     out = stack.enter_context(tempfile.TemporaryDirectory())
     run = stack.enter_context(Experiment(config, Path(out)))
 
     def steps(count: int) -> None:
-        for _ in range(count):
+        for _ in range(count // copies):
             run.step()
 
     steps(warm_up)
@@ -52,6 +53,21 @@ def dqn_on_cartpole(variant: str, threads: int, stack: ExitStack) -> Callable[[i
     """DQN; settings as those of the peer, whose exploration is over after its warm-up."""
     algorithm = dqn.Config(exploration_start=0.05, replay_capacity=100_000, compile=variant == "compiled")
     return whole_run(algorithm, "gym:CartPole-v1", threads, stack, warm_up=1000)
+
+
+def ppo_on_cartpole(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """PPO with eight copies; settings as those of the peers. Every turn is a whole window with its update."""
+    return whole_run(ppo.Config(compile=variant == "compiled"), "gym:CartPole-v1", threads, stack, warm_up=8 * 2048, copies=8)
+
+
+def ppo_on_cheetah(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """PPO with one copy; settings as those of the peer."""
+    return whole_run(ppo.Config(compile=variant == "compiled"), "gym:HalfCheetah-v5", threads, stack, warm_up=2048)
+
+
+def trpo_on_cheetah(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """TRPO with one copy; settings as those of the peer."""
+    return whole_run(trpo.Config(), "gym:HalfCheetah-v5", threads, stack, warm_up=2048)
 
 
 def ensemble(threads: int) -> learned.RewardEnsemble:
@@ -114,6 +130,9 @@ WORK = {
     "sac": sac_on_pendulum,
     "td3": td3_on_pendulum,
     "dqn": dqn_on_cartpole,
+    "ppo": ppo_on_cartpole,
+    "ppo-cheetah": ppo_on_cheetah,
+    "trpo": trpo_on_cheetah,
     "reward-epoch": reward_epochs,
     "relabel": relabel,
     "matrix": matrix_products,

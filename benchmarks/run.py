@@ -28,13 +28,18 @@ from tutelage.experiment.fingerprint import commit, hardware
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed.jsonl"
 OURS = "tutelage"
-PEERS = {"stable-baselines3": "sb3", "sbx": "sbx", "imitation": "imitation"}  # library -> environment and name of its list
-SCRIPTS = {
+# library -> environment and name of its list
+PEERS = {"stable-baselines3": "sb3", "sb3-contrib": "sb3", "sbx": "sbx", "imitation": "imitation"}
+SCRIPTS = {  # and, after a space, what it is told before the number of threads
     ("sac", "stable-baselines3"): "sb3_sac.py",
     ("sac", "sbx"): "sbx_sac.py",
     ("td3", "stable-baselines3"): "sb3_td3.py",
     ("td3", "sbx"): "sbx_td3.py",
     ("dqn", "stable-baselines3"): "sb3_dqn.py",
+    ("ppo", "stable-baselines3"): "sb3_ppo.py CartPole-v1 8",
+    ("ppo", "sbx"): "sbx_ppo.py CartPole-v1 8",
+    ("ppo-cheetah", "stable-baselines3"): "sb3_ppo.py HalfCheetah-v5 1",
+    ("trpo", "sb3-contrib"): "sb3_trpo.py HalfCheetah-v5 1",
     ("reward-epoch", "imitation"): "imitation_rewards.py",
 }
 
@@ -59,7 +64,8 @@ def sac_update_flops(observation: int = 3, action: int = 1, hidden: tuple[int, .
 def td3_update_flops(observation: int = 3, action: int = 1, hidden: tuple[int, ...] = (400, 300), batch: int = 256) -> float:
     """The same, the mean of two updates, of which one moves the actor.
 
-    Forward: the target actor at s', the twin critics at (s, a) and as targets; for the actor, itself at s and one critic. Backward as for SAC.
+    Forward: the target actor at s', the twin critics at (s, a) and as targets; for the actor, itself at s and one critic.
+    Backward as for SAC.
     """
     actor, critic = (observation, *hidden, action), (observation + action, *hidden, 1)
     critics = macs(actor) + 2 * 2 * macs(critic) + 2 * (2 * macs(critic) - macs(critic[:2]))
@@ -73,6 +79,21 @@ def dqn_step_flops(
     """Of one step of the game: the net at one observation, and the share of an update."""
     net = (observation, *hidden, actions)
     return 2 * (macs(net) + batch * (4 * macs(net) - macs(net[:2])) / update_every)
+
+
+def ppo_step_flops(observation: int, outputs: int, hidden: tuple[int, ...] = (64, 64), epochs: int = 10) -> int:
+    """Of one step of one copy: the policy that plays it, policy and value of the full window, and forward and backward in each epoch."""
+    policy, value = (observation, *hidden, outputs), (observation, *hidden, 1)
+    learned = sum(3 * macs(net) - macs(net[:2]) for net in (policy, value))
+    return 2 * (2 * macs(policy) + macs(value) + epochs * learned)
+
+
+def trpo_step_flops(observation: int, outputs: int, hidden: tuple[int, ...] = (64, 64), products: int = 16, epochs: int = 10) -> int:
+    """The same, with a gradient, products with the Fisher matrix (the tangent forward, its transpose backward) and one step searched."""
+    policy, value = (observation, *hidden, outputs), (observation, *hidden, 1)
+    backward = {net: 2 * macs(net) - macs(net[:2]) for net in (policy, value)}
+    moves = macs(policy) + backward[policy] + products * (macs(policy) + backward[policy]) + macs(policy)
+    return 2 * (2 * macs(policy) + macs(value) + moves + epochs * (macs(value) + backward[value]))
 
 
 REWARD_NET, MEMBERS = (17 + 6, 256, 256, 256, 1), 3
@@ -128,6 +149,23 @@ MEASURES = {
     "dqn": Measure(
         "steps/s", 2000, dqn_step_flops(), ("eager", "compiled"), ("stable-baselines3",), rate=True,
         targets=(Target("compiled", "ratio", 2.0, "stable-baselines3"),),
+    ),
+    "ppo": Measure(
+        "steps/s", 8 * 2048, ppo_step_flops(4, 2), ("eager", "compiled"), ("stable-baselines3", "sbx"), rate=True,
+        targets=(
+            Target("eager", "ratio", 2.5, "stable-baselines3"),
+            Target("eager", "ratio", 1.5, "sbx"),
+            Target("compiled", "ratio", 2.5, "stable-baselines3"),
+            Target("compiled", "ratio", 1.5, "sbx"),
+        ),
+    ),
+    "ppo-cheetah": Measure(
+        "steps/s", 2 * 2048, ppo_step_flops(17, 6), ("eager", "compiled"), ("stable-baselines3",), rate=True,
+        targets=(Target("eager", "ratio", 2.0, "stable-baselines3"), Target("compiled", "ratio", 2.0, "stable-baselines3")),
+    ),
+    "trpo": Measure(
+        "steps/s", 2 * 2048, trpo_step_flops(17, 6), ("eager",), ("sb3-contrib",), rate=True,
+        targets=(Target("eager", "ratio", 2.0, "sb3-contrib"),),
     ),
     "reward-epoch": Measure("s/epoch", 1, EPOCH_FLOPS, ("eager",), ("imitation",), (Target("eager", "ratio", 2.5, "imitation"),)),
     "relabel": Measure("s/million", 1, RELABEL_FLOPS, ("eager",), targets=(Target("eager", "share", 0.5),)),
@@ -217,7 +255,8 @@ def measure(name: str, rounds: int, threads: Sequence[int], console: Console) ->
     ours, program = [sys.executable, str(HERE / "ours.py")], HERE / "peers"
     commands = {(OURS, variant): [*ours, name, variant] for variant in work.ours}
     for library in work.peers:
-        commands[library, "default"] = [str(build(PEERS[library], console)), str(program / SCRIPTS[name, library])]
+        script, *told = SCRIPTS[name, library].split()
+        commands[library, "default"] = [str(build(PEERS[library], console)), str(program / script), *told]
     workers: dict[tuple[str, str], Worker] = {}
     matrix = fastest([*ours, "matrix", "eager"], threads, MATRIX.per_block)
     for key, command in commands.items():

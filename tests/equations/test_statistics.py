@@ -13,9 +13,12 @@ from tutelage.equations.statistics import (
     RunningMoments,
     calibration,
     interquartile_mean,
+    mean_of,
     paired_probability_of_improvement,
     probability_of_improvement,
+    standardized,
     stratified_bootstrap_interval,
+    variance_of,
 )
 
 
@@ -280,3 +283,34 @@ def test_a_forecaster_who_tells_the_truth_is_calibrated() -> None:
     found = calibration(torch.stack([probability, outcome], -1), bins=20)
     assert sum(found["count"]) == 200_000 and len(found["count"]) == 20
     assert found["frequency"] == pytest.approx(found["probability"], abs=0.02)
+
+
+# --- each member's own mean and spread ---------------------------------------------------------------------------------------
+
+
+def test_means_and_variances_of_members_by_hand():
+    x = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])
+    assert mean_of(x).tolist() == [3.0, 4.0] and variance_of(x).tolist() == [7.0, 0.0]
+    mask = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    assert mean_of(x, mask).tolist() == [1.5, 0.0] and variance_of(x, mask).tolist() == [0.5, 0.0]
+    torch.testing.assert_close(standardized(x)[0], torch.tensor([-2.0, -1.0, 3.0]) / 7.0**0.5)
+    assert standardized(x)[1].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("shape", [(3, 12), (3, 4, 5)])
+def test_members_are_standardized_each_by_its_own_as_numpy_does(shape: tuple[int, ...]):
+    x, mask = 5.0 + 3.0 * draw(*shape), (torch.rand(shape, generator=generator(1)) < 0.6).double()
+    for ours, real in ((standardized(x), torch.ones_like(x)), (standardized(x, mask), mask)):
+        for r in range(3):
+            kept = x[r][real[r] > 0.0].numpy()
+            expected = (x[r].numpy() - kept.mean()) / (kept.std(ddof=1) + 1e-8)
+            np.testing.assert_allclose(ours[r].numpy(), expected, rtol=1e-12, atol=1e-12)
+            other = x.clone()
+            other[(r + 1) % 3] *= -7.0
+            assert torch.equal(standardized(other, real)[r], standardized(x, real)[r])
+    torch.testing.assert_close(standardized(x, torch.ones_like(x)), standardized(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_single_sample_is_left_alone():
+    x = torch.tensor([[3.0], [-1.0]])
+    assert torch.equal(standardized(x), x)

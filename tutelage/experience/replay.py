@@ -84,7 +84,8 @@ class Replay:
     def add(self, transition: Transition, reward: Float[Tensor, "R B"] | None = None) -> None:
         """Store one step of every copy; reward: what learners see (None: the game's)."""
         slot, following = self.steps % self.slots, (self.steps + 1) % self.slots
-        here, there, images = self._slots_of[:, slot], self._slots_of[:, following], self._images_of
+        slots, images = self._slots_of, self._images_of
+        here, there = slots[:, slot], slots[:, following]
         if images is None:
             here[..., self._seen] = transition.observation
             there[..., self._seen] = transition.next_observation
@@ -103,15 +104,17 @@ class Replay:
         columns = slice(slot * self.copies, (slot + 1) * self.copies)
         self.game_reward[:, columns] = transition.reward
         self.reward[:, columns] = transition.reward if reward is None else reward
-        final_row = self.final_row.view(self.members, self.slots, self.copies)[:, slot]
-        if self.steps >= self.slots:  # the ring has come round: what this slot held is forgotten
-            self.free_finals.extend(int(i) for i in final_row[final_row >= 0])
-            final_row.fill_(-1)
-        for place in transition.boundary.nonzero():
-            seed, copy = int(place[0]), int(place[1])
-            seen = transition.successor[seed, copy]
-            legal = None if transition.next_legal is None else transition.next_legal[seed, copy]
-            final_row[seed, copy] = self._keep_final(seen, legal)
+        forgets, ends = self.steps >= self.slots, bool(transition.boundary.any())
+        if forgets or ends:
+            final_row = self.final_row.view(self.members, self.slots, self.copies)[:, slot]
+            if forgets:  # the ring has come round: what this slot held is forgotten
+                self.free_finals.extend(int(i) for i in final_row[final_row >= 0])
+                final_row.fill_(-1)
+            for place in transition.boundary.nonzero():
+                seed, copy = int(place[0]), int(place[1])
+                seen = transition.successor[seed, copy]
+                legal = None if transition.next_legal is None else transition.next_legal[seed, copy]
+                final_row[seed, copy] = self._keep_final(seen, legal)
         if self.priorities is not None:
             self._enter(slot, following, transition.mask)
         self.steps += 1

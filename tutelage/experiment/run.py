@@ -40,7 +40,7 @@ from tutelage.rewards.source import GameReward, RewardSource, SignReward, Writte
 EVALUATION_SEED = 20_000_000  # far from the seeds of training: what is judged was never trained on
 FILMED_STEPS = 200
 FILMED_RATE = 30
-STATE = {"learner", "rollout", "experience", "returns", "seconds", "accuracy", "frozen", "spaces"}
+STATE = {"learner", "rollout", "experience", "returns", "seconds", "accuracy", "next_log", "frozen", "spaces"}
 LEFTOVERS = ("clips/.*.mp4", "segments/*.partial-*")  # of a killed process; whoever writes them renames them when they are whole
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 RETURNS_REMEMBERED = 10  # B-Pref's teachers measure their thresholds by the mean of so many training episodes
@@ -84,6 +84,7 @@ class Experiment:
         self.experience = self.learner.experience(config.steps, config.copies)
         self.checkpoints = Checkpoints(out, config.checkpoints_kept)
         self.seconds = 0.0
+        self._next_log = config.log_every
         self.accuracy: float | None = None
         """Share of the labels that the reward model agreed with at the last fit."""
         self._evaluation_game: Game | None = None
@@ -210,7 +211,8 @@ class Experiment:
                 fields = {k: v for k, v in event.items() if k not in ("event", "step", "seed")}
                 self.log.append(event["event"], event["step"], seed=self.seeds[event["seed"]], **fields)
             self.lesson.events.clear()
-        if step % self.config.log_every == 0 and metrics:
+        if metrics and step >= self._next_log:  # the first update after a multiple: a window may never end on one
+            self._next_log = (step // self.config.log_every + 1) * self.config.log_every
             for i, seed in enumerate(self.seeds):
                 self.log.append("update", step, seed=seed, **{name: float(value[i]) for name, value in metrics.items()})
         if step % self.config.log_every == 0 or self.finished:
@@ -279,6 +281,7 @@ class Experiment:
             "returns": [[list(pair) for pair in own] for own in self.returns],
             "seconds": self.seconds,
             "accuracy": self.accuracy,
+            "next_log": self._next_log,
             "frozen": self._frozen,
             "spaces": {"observation": space_to_json(self.game.observation_space), "action": space_to_json(self.game.action_space)},
         }
@@ -333,7 +336,7 @@ class Experiment:
         self.experience.interrupt(fresh)
         for own, saved in zip(self.returns, state["returns"], strict=True):
             own.extend((float(total), int(length)) for total, length in saved)
-        self.seconds, self.accuracy = float(state["seconds"]), state["accuracy"]
+        self.seconds, self.accuracy, self._next_log = float(state["seconds"]), state["accuracy"], int(state["next_log"])
         self._frozen = {what: members.clone() for what, members in state["frozen"].items()}
         return fresh
 

@@ -90,8 +90,13 @@ class CompiledUpdate:
 def paces(optimizer: StackedAdam) -> tuple[Tensor, Tensor]:
     """Step size over the first moment's bias, and the root of the second's, `[R]` each, for the step that comes."""
     beta1, beta2 = optimizer.betas
-    count = (optimizer.steps + 1.0).double()  # in single precision 1 - 0.999 has five digits
-    return (optimizer.learning_rate / (1.0 - beta1**count)).float(), (1.0 - beta2**count).sqrt().float()
+    counts = [count + 1.0 for count in optimizer.steps.tolist()]  # in Python's doubles: in single precision 1 - 0.999 has five digits
+    given = optimizer.learning_rate
+    rates = given.tolist() if isinstance(given, Tensor) else [given] * len(counts)
+    step = [rate / (1.0 - beta1**count) for rate, count in zip(rates, counts, strict=True)]
+    root = [(1.0 - beta2**count) ** 0.5 for count in counts]
+    both = torch.tensor([step, root], device=optimizer.steps.device)
+    return both[0], both[1]
 
 
 def adam_step(

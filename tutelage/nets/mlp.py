@@ -47,12 +47,15 @@ class MLP:
 
     def __call__(self, weights: Mapping[str, Tensor], x: Float[Tensor, "*members N width_in"]) -> Float[Tensor, "*members N width_out"]:
         """One batched product per layer. An input may be expanded over member axes; only the first layer copies it."""
-        members, last = prod(self.members), len(self.sizes) - 2
-        activation = ACTIVATIONS[self.activation]
-        h = x.reshape(members, *x.shape[-2:])
+        last, activation = len(self.sizes) - 2, ACTIVATIONS[self.activation]
+        nested = len(self.members) > 1  # several member axes become one for the product; views of small nets cost as much as their products
+        members = prod(self.members)
+        h = x.reshape(members, *x.shape[-2:]) if nested else x
         for i in range(last + 1):
-            weight = weights[f"weight_{i}"]
-            h = torch.baddbmm(weights[f"bias_{i}"].view(members, 1, -1), h, weight.view(members, *weight.shape[-2:]))
+            weight, bias = weights[f"weight_{i}"], weights[f"bias_{i}"]
+            if nested:
+                weight, bias = weight.view(members, *weight.shape[-2:]), bias.view(members, 1, -1)
+            h = torch.baddbmm(bias, h, weight)
             if i < last:
                 h = activation(h)
-        return h.view(*self.members, *h.shape[-2:])
+        return h.view(*self.members, *h.shape[-2:]) if nested else h

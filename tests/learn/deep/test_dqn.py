@@ -87,9 +87,8 @@ def gradient(made: DQN, given: Batch, importance: Tensor) -> tuple[Tensor, list[
     return loss.detach(), list(torch.autograd.grad(loss.sum(), list(leaves.values())))
 
 
-@pytest.mark.parametrize(
-    ("double", "dueling", "masked", "clip"), itertools.product([False, True], [False, True], [False, True], [None, 0.7])
-)
+@pytest.mark.parametrize(("double", "dueling", "masked"), [*itertools.product([False, True], repeat=3)])
+@pytest.mark.parametrize("clip", [None, 0.7])
 def test_gradients_equal_those_of_the_slow_version(double: bool, dueling: bool, masked: bool, clip: float | None):
     made = learner(replace(SMALL, double=double, dueling=dueling, error_clip=clip))
     given, importance = batch(masked=masked, discounted=double), torch.rand(R, N, generator=Generator().manual_seed(9))

@@ -74,10 +74,10 @@ class Worlds:
 def learn(made: Any, worlds: Worlds, steps: int) -> Any:
     replay = made.experience(steps, worlds.copies)
     for step in range(steps):
-        if step == steps * 2 // 3:  # smaller steps at the end: the noise of a constant rate is several percent
+        if step == steps // 2:  # smaller steps at the end: the noise of a constant rate is several percent
             for name in ("critic", "actor"):
                 if name in made.train.groups:
-                    made.train.groups[name].optimizer.learning_rate = 2e-4
+                    made.train.groups[name].optimizer.learning_rate = 1e-4
         none = torch.zeros(WORLDS, worlds.copies, dtype=torch.bool)
         replay.add(worlds.step(made.behave(worlds.seen(worlds.state), none, None, Progress(step, steps))))
         made.update(replay, Progress(step + 1, steps))
@@ -96,7 +96,7 @@ EVERY_STATE = torch.eye(STATES).expand(WORLDS, -1, -1)
 def test_dqn_reaches_the_optimal_values(extended: bool):
     worlds = Worlds(copies=16)
     config = dqn.Config(
-        hidden=(64,), discount=DISCOUNT, batch_size=128, learning_rate=2e-3, target_every=15, exploration_end=0.5, random_steps=200,
+        hidden=(64,), discount=DISCOUNT, batch_size=256, learning_rate=2e-3, target_every=25, exploration_end=0.5, random_steps=200,
         update_every=1, error_clip=None, double=extended, dueling=extended, prioritized=extended, importance_start=1.0,
     )  # fmt: skip
     made = learn(dqn.DQN(config, SEEN, Discrete(ACTIONS), generators()), worlds, 2000)

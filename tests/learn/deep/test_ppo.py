@@ -11,7 +11,7 @@ from torch.distributions import Categorical
 
 from tutelage.experience.steps import Steps
 from tutelage.experience.trajectory import Transition
-from tutelage.games.spec import Box, Discrete
+from tutelage.games.spec import Box, Discrete, GameError
 from tutelage.learn.deep.ppo import PPO, Config, ppo_loss
 from tutelage.learn.learner import Progress
 
@@ -168,3 +168,9 @@ def test_a_shared_body_learns_through_one_body(memory: Any):
     policy, value, _ = made.nets.both(made.parameters.weights, *given)
     torch.testing.assert_close(policy, made.nets.policy(made.parameters.weights, *given)[0])
     torch.testing.assert_close(value, made.nets.value(made.parameters.weights, *given))
+
+
+@pytest.mark.parametrize("changed", [dict(target_kl=0.1), dict(memory="gru")])
+def test_what_cannot_be_compiled_is_refused(changed: dict[str, Any]):
+    with pytest.raises(GameError, match="a compiled update of PPO knows neither memory nor target_kl"):
+        learner(compile=True, **changed)

@@ -145,7 +145,7 @@ def test_a_step_is_shrunk_until_it_is_accepted_or_given_up():
     loss_of = lambda: trpo_loss(
         made.nets.head.log_prob(made.policy(made.parameters.leaves, steps), steps.action), steps.logp, steps.advantage, None
     )
-    gradient = made._gradient(loss_of())
+    gradient = made._back(loss_of())
     scale = torch.tensor([3.0, -3.0, 0.05])[:, None]  # far too long, uphill, short
     step = -gradient / gradient.norm(dim=1, keepdim=True) * scale
     taken = made._search(steps, steps.advantage, step, loss_of().detach())

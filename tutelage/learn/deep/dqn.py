@@ -186,11 +186,10 @@ class DQN:
         # One number decides, the others choose: the largest of independent uniform numbers is equally often at any place.
         draws = uniform(self.train.generators, (*starts.shape[1:], 1 + self.head.n))
         random = draws[..., :1] < self.exploration(progress)
-        count = int(random.sum())  # most often it is none or all of them: then only one of the two has to be found
-        if count == 0:
+        if not random.any():  # as most often; and where all are random, the net need not be asked
             return self.act(observation, legal=legal)
         action = self.head.mode(draws[..., 1:], legal)
-        return action if count == random.numel() else torch.where(random, action, self.act(observation, legal=legal))
+        return action if random.all() else torch.where(random, action, self.act(observation, legal=legal))
 
     def act(
         self,

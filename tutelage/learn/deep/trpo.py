@@ -7,7 +7,7 @@ surrogate has risen and the divergence keeps the bound. The value is a regressio
 
 Where we depart from the paper
 - Advantages by GAE (Schulman et al. 2016, arXiv 1506.02438), standardized over the window; single paths, no vine.
-- Products with F are taken on all steps, where the paper takes a tenth, and exactly, by differentiating the gradient of the divergence.
+- Products with F are taken on all steps, where the paper takes a tenth; F is factored as in its appendix C.1, J^T M J, and exact.
 - The R seeds solve and search at once, each with its own numbers; one that finds no step keeps its policy.
 - A time limit is not a terminal state: the true successor's value is bootstrapped.
 Left out: the vine procedure, a body that policy and value share (the value's steps would move the policy out of its region).
@@ -142,13 +142,7 @@ class TRPO(OnPolicy):
         advantage = standardized(steps.advantage, steps.mask) if config.standardize_advantage else steps.advantage
         parameters = self.policy(leaves, steps)
         loss = trpo_loss(head.log_prob(parameters, steps.action, steps.legal), steps.logp, advantage, steps.mask)
-        divergence = mean_of(head.kl(steps.parameters, parameters, steps.legal), steps.mask)
-        gradient = self._gradient(loss)
-        slope = self._gradient(divergence, create_graph=True)  # zero here, and its derivative is F
-
-        def fisher(x: Rows) -> Rows:
-            return self._gradient((slope * x).sum(-1)) + config.damping * x
-
+        gradient, fisher = self._back(loss), self._fisher(parameters, steps)
         direction = conjugate_gradient(fisher, -gradient, config.solver_steps)
         curvature = (direction * fisher(direction)).sum(-1)
         step = direction * (2.0 * config.target_kl / curvature).sqrt()[:, None]
@@ -178,10 +172,30 @@ class TRPO(OnPolicy):
         for weight, piece in zip(weights, rows.split([weight[0].numel() for weight in weights], 1), strict=True):
             weight.copy_(piece.view_as(weight))
 
-    def _gradient(self, loss: Float[Tensor, "R"], create_graph: bool = False) -> Rows:
-        """Its graph is kept: that of the slope is differentiated once for each product."""
+    def _fisher(self, parameters: Float[Tensor, "R *n W"], steps: Steps) -> Callable[[Rows], Rows]:
+        """v -> (F + damping) v,   F = J^T M J,   J = d parameters / d weights, M the divergence's second derivative in the parameters.
+
+        Exact, since the divergence's first derivative is zero here. J^T u is linear in u, so J v is the derivative of v J^T u in u.
+        """
+        u, at = torch.zeros_like(parameters, requires_grad=True), parameters.detach().requires_grad_()
+        transposed = self._back(parameters, u, create_graph=True)
+        divergence = mean_of(self.nets.head.kl(steps.parameters, at, steps.legal), steps.mask)
+        (slope,) = torch.autograd.grad(divergence.sum(), at, create_graph=True)
+
+        def product(v: Rows) -> Rows:
+            (tangent,) = torch.autograd.grad((transposed * v).sum(), u, retain_graph=True)
+            (curved,) = torch.autograd.grad((slope * tangent).sum(), at, retain_graph=True)
+            return self._back(parameters, curved) + self.config.damping * v
+
+        return product
+
+    def _back(self, output: Tensor, weight: Tensor | None = None, create_graph: bool = False) -> Rows:
+        """The derivative of sum(weight output) in the weights of each seed (no weight: 1). The graph is kept."""
         leaves = list(self.parameters.leaves.values())
-        return self._rows(torch.autograd.grad(loss.sum(), leaves, retain_graph=True, create_graph=create_graph, materialize_grads=True))
+        weight = torch.ones_like(output) if weight is None else weight
+        return self._rows(
+            torch.autograd.grad(output, leaves, weight, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+        )  # fmt: skip
 
     def _rows(self, tensors: Sequence[Tensor]) -> Rows:
         return torch.cat([tensor.reshape(len(self.generators), -1) for tensor in tensors], 1)
