@@ -16,7 +16,13 @@ def box(*shape: int, dtype: str = "float32") -> Box:
 
 
 PLAIN = box(3)
-ACTIONS = box(2)
+
+
+def wide(width: int) -> Box:
+    return Box((width,), np.full(width, -1e6, "float32"), np.full(width, 1e6, "float32"))
+
+
+ACTIONS = wide(2)
 NESTED = DictSpace((("camera", TupleSpace((box(2, 2), Discrete(3)))), ("arm", MultiBinary((2,)))))
 
 
@@ -68,7 +74,7 @@ def test_nested_observations_are_laid_side_by_side_in_the_order_of_the_space():
         def act(self, observation: Tensor, deterministic: bool = False, legal: Tensor | None = None, carry: Any = None) -> Tensor:
             return observation
 
-    policy = MemberPolicy(Shown(), 1, 0, NESTED, ACTIONS)
+    policy = MemberPolicy(Shown(), 1, 0, NESTED, wide(9))
     one = {"camera": (np.array([[1, 2], [3, 4]]), 2), "arm": np.array([0, 1], np.int8)}
     flat = [0.0, 1.0, 1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 1.0]
     assert policy.act(one).tolist() == flat

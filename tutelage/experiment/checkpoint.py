@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from tutelage.experience.trees import pack, unpack
-from tutelage.learn.learner import Experience
 
 FORMAT = 1
 SLOTS_PER_CHUNK = 8192
@@ -51,6 +50,15 @@ class Loaded:
     """Why newer checkpoints were not used."""
 
 
+@runtime_checkable
+class Chunked(Protocol):
+    """Experience whose bulk is saved apart, in pieces that checkpoints share."""
+
+    def chunks(self, slots_per_chunk: int) -> Iterator[tuple[int, bool, dict[str, Tensor], dict[str, Tensor]]]:
+        """(number, still growing, rows, rewards) of every piece."""
+        ...
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run and the folder `replay/` beside it. One process writes; any may read."""
 
@@ -61,7 +69,7 @@ class Checkpoints:
         self._whole: set[str] = set()
         """Chunks on disk that this process has written or checked; what else lies under such a name may be damaged."""
 
-    def save(self, step: int, state: dict[str, Any], experience: Experience | None) -> Path:
+    def save(self, step: int, state: dict[str, Any], experience: Chunked | None) -> Path:
         """Write everything, or leave everything as it was. Raises OSError when the disk is full."""
         partial = self.directory / f"{LEFTOVER}{step:09d}-{os.getpid()}"
         for directory in (self.directory, self.replay_directory):
@@ -102,7 +110,7 @@ class Checkpoints:
             final = self.directory / f"step-{step:09d}.{attempt}"
         return final
 
-    def _save_chunks(self, experience: Experience) -> list[list[str]]:
+    def _save_chunks(self, experience: Chunked) -> list[list[str]]:
         """Names of the (rows, rewards) chunk files; a chunk that can no longer change is written once."""
         names: list[list[str]] = []
         for number, growing, rows, rewards in experience.chunks(SLOTS_PER_CHUNK):
