@@ -21,8 +21,7 @@ def soft_bellman_target(
     over them already taken. s' is the true successor, also at a time limit: only `terminated` zeroes its value.
     No gradient flows through the target, into the temperature neither.
     """
-    next_v = next_q - temperature * next_logp
-    return (reward + discount * torch.where(terminated, 0.0, next_v)).detach()
+    return q_target(reward, next_q - temperature * next_logp, terminated, discount)
 
 
 def q_target(

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from tutelage.equations.bellman import soft_bellman_target
+from tutelage.equations.statistics import masked_mean
 from tutelage.experience.replay import Replay
 from tutelage.experience.trajectory import Batch
 from tutelage.games.nested import action_bounds, flat_width
@@ -70,23 +71,21 @@ class Config:
 
 def critic_loss(q: Float[Tensor, "R 2 N"], target: Float[Tensor, "R N"], mask: Float[Tensor, "R N"]) -> Float[Tensor, "R"]:
     """1/2 (Q_j(s, a) - y)^2, the mean over real transitions, the sum over both critics (eq. 5)."""
-    error = (q - target[:, None]).square().sum(1)
-    return 0.5 * (error * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)
+    return 0.5 * masked_mean((q - target[:, None]).square().sum(1), mask)
 
 
 def actor_loss(
     q: Float[Tensor, "R 2 N"], logp: Float[Tensor, "R N"], temperature: Float[Tensor, "R"], mask: Float[Tensor, "R N"]
 ) -> Float[Tensor, "R"]:
     """alpha log pi(a|s) - min_j Q_j(s, a) with a ~ pi reparameterized (eq. 9)."""
-    return ((temperature[:, None] * logp - q.amin(1)) * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)
+    return masked_mean(temperature[:, None] * logp - q.amin(1), mask)
 
 
 def temperature_loss(
     log_temperature: Float[Tensor, "R"], logp: Float[Tensor, "R N"], target_entropy: float, mask: Float[Tensor, "R N"]
 ) -> Float[Tensor, "R"]:
     """-log alpha (log pi(a|s) + target entropy). Eq. 18 has alpha in place of log alpha; the sign and the fixed point are the same."""
-    excess = ((logp.detach() + target_entropy) * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)
-    return -log_temperature * excess
+    return -log_temperature * masked_mean(logp.detach() + target_entropy, mask)
 
 
 def sac_loss(

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Generator, Tensor
 
-from tutelage.equations.bellman import allow
 from tutelage.equations.returns import discounted_return
 from tutelage.equations.schedules import linear
 from tutelage.experience.latest import Latest
@@ -109,8 +108,7 @@ class MonteCarlo:
         carry: None = None,
     ) -> Float[Tensor, "R B 1"]:
         """The greedy action, the first of equals."""
-        q = allow(self.table.rows(states_of(observation)), legal)
-        return q.argmax(-1, keepdim=True).float()
+        return self.table.greedy(observation, legal)
 
     def carry(self, copies: int) -> None:
         """The policy has no memory."""

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Generator, Tensor
 
-from tutelage.equations.bellman import allow, q_target
+from tutelage.equations.bellman import q_target
 from tutelage.equations.schedules import linear
 from tutelage.experience.latest import Latest
 from tutelage.games.spec import Space
@@ -106,8 +106,7 @@ class Sarsa:
         carry: None = None,
     ) -> Float[Tensor, "R B 1"]:
         """The greedy action, the first of equals."""
-        q = allow(self.table.rows(states_of(observation)), legal)
-        return q.argmax(-1, keepdim=True).float()
+        return self.table.greedy(observation, legal)
 
     def carry(self, copies: int) -> None:
         """The policy has no memory."""

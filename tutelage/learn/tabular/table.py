@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Generator, Tensor
 
 from tutelage.equations.bellman import allow
@@ -76,6 +76,10 @@ class Table:
     def rows(self, state: Int64[Tensor, "R B"]) -> Float64[Tensor, "R B A"]:
         """The entries of states."""
         return self.values[torch.arange(len(state))[:, None], state]
+
+    def greedy(self, observation: Shaped[Tensor, "R B S"], legal: Bool[Tensor, "R B A"] | None) -> Float[Tensor, "R B 1"]:
+        """The best legal action of each state as the game takes it, the first of equals."""
+        return allow(self.rows(states_of(observation)), legal).argmax(-1, keepdim=True).float()
 
     def entry(self, seed: Int64[Tensor, "*n"], state: Int64[Tensor, "*n"], action: Int64[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
         """Places in the flat table."""
