@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tutelage.games.finite import FiniteMDP, FinitePOMDP
 from tutelage.games.spec import CannotSnapshot, Discrete, Game, GameError, Nested, Snapshot, Step
+from tutelage.games.streams import stream_keys, uniforms
 
 FREE, WALL, GOAL, PIT, AGENT, LINE = (244, 244, 240), (84, 88, 96), (132, 196, 140), (224, 128, 120), (52, 104, 192), (200, 200, 196)
 """Colors of the picture: cells, walls, exits that pay, other ends, the agent, the lines between cells."""
@@ -42,8 +43,7 @@ class FiniteGame(Game):
         if seed is not None:
             if len(seed) != self.copies:
                 raise GameError(f"{self.name} was given {len(seed)} seeds for {self.copies} copies; one per copy is needed")
-            # Mixed once, so that neighboring seeds are no neighboring places of one stream.
-            self._key = torch.where(which, _mix(torch.tensor([int(s) for s in seed])), self._key)
+            self._key = torch.where(which, stream_keys(seed), self._key)
             self._drawn = torch.where(which, 0, self._drawn)
             self._seeded = self._seeded | which
         if not bool(self._seeded.all()):
@@ -98,10 +98,9 @@ class FiniteGame(Game):
 
     def _draw(self, which: Bool[Tensor, "B"]) -> Float64[Tensor, "B"]:
         """A number in [0, 1) for every copy; the streams of those that `which` marks move on."""
-        # The increment 2^64 / golden ratio and the finalizer of SplitMix64 (Steele, Lea & Flood 2014, fig. 15); int64 wraps around.
-        bits = _mix(self._key + self._drawn * -7046029254386353131)
+        draws = uniforms(self._key, self._drawn)
         self._drawn = self._drawn + which.long()
-        return _shift(bits, 11).double() * 2.0**-53
+        return draws
 
     def snapshot(self, copy: int) -> Snapshot:
         """As Game.snapshot; plain numbers."""
@@ -180,15 +179,3 @@ def _edge(probability: Tensor) -> Tensor:
 def _pick(edges: Float64[Tensor, "B O"], draw: Float64[Tensor, "B"]) -> Int64[Tensor, "B"]:
     """The entry of each row that the draw falls into."""
     return torch.searchsorted(edges, draw[:, None], right=True)[:, 0]
-
-
-def _mix(z: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
-    """A bijection of 64 bits in which every bit of the argument reaches every bit of the result (SplitMix64's)."""
-    z = (z ^ _shift(z, 30)) * -4658895280553007687
-    z = (z ^ _shift(z, 27)) * -7723592293110705685
-    return z ^ _shift(z, 31)
-
-
-def _shift(z: Int64[Tensor, "B"], bits: int) -> Int64[Tensor, "B"]:
-    """To the right, zeros from the left: torch's own shift of negative numbers brings ones."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

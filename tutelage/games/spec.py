@@ -1,8 +1,8 @@
 """What a world is: spaces, the Game, and the Step it answers with.
 
-A Game is a partially observable stochastic game with ordered agents, played in B copies at once. A game of one
-agent takes and gives plain tensors `[B, ...]`; a game of many gives tuples over groups of agents with equal spaces,
-each `[B, agents in the group, ...]`.
+A Game is a partially observable stochastic game with ordered agents, played in B copies at once. A game of one agent takes and
+gives plain tensors `[B, ...]`. A game of many (`players` says who they are) takes and gives tuples over groups of agents with
+equal spaces, each `[B, agents in the group, ...]`, and pays, ends and masks each of its N agents: `[B, N]`, in the order of the agents.
 """
 
 from abc import ABC, abstractmethod
@@ -90,25 +90,85 @@ class CannotSnapshot(GameError):
     """This world cannot be put back into an earlier state; the sentence names the world and the reason."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """Agents with equal spaces."""
+
+    agents: tuple[int, ...]
+    """Who they are, in the order of the game."""
+    observation_space: Space
+    """Of one of them."""
+    action_space: Space
+    """Of one of them."""
+
+
+@dataclass(frozen=True)
+class Players:
+    """Who plays a game of many agents. Raises GameError where an agent has no group or no team, or two."""
+
+    names: tuple[str, ...]
+    groups: tuple[Group, ...]
+    teams: tuple[tuple[int, ...], ...]
+    """Who learns together: a scheme is applied to each team. The first team is the one by whose returns policies are judged."""
+
+    def __post_init__(self) -> None:
+        everyone = list(range(len(self.names)))
+        for what, parts in (("group", [group.agents for group in self.groups]), ("team", self.teams)):
+            if sorted(agent for part in parts for agent in part) != everyone or not all(parts):
+                raise GameError(f"agents {', '.join(self.names)} need one {what} each; the {what}s given are {list(map(tuple, parts))}")
+
+    @property
+    def observation_space(self) -> "TupleSpace":
+        """One space per group, as the game gives it: `[n, ...]`."""
+        return TupleSpace(tuple(stacked(group.observation_space, len(group.agents)) for group in self.groups))
+
+    @property
+    def action_space(self) -> "TupleSpace":
+        """One space per group, as the game takes it: `[n, ...]`."""
+        return TupleSpace(tuple(stacked(group.action_space, len(group.agents)) for group in self.groups))
+
+
+def stacked(space: Space, count: int) -> Space:
+    """The space of `count` values along a new first axis; a MultiDiscrete's are laid one after the other.
+
+    Raises GameError for several nested values: flattened, they would not lie agent by agent, so that each needs a group of its own.
+    """
+    if isinstance(space, Box):
+        low, high = (np.repeat(bound[None], count, axis=0) for bound in (space.low, space.high))
+        return Box((count, *space.shape), low, high, space.dtype)
+    if isinstance(space, Discrete):
+        return MultiDiscrete((space.n,) * count)
+    if isinstance(space, MultiDiscrete):
+        return MultiDiscrete(space.sizes * count)
+    if isinstance(space, MultiBinary):
+        return MultiBinary((count, *space.shape))
+    if count > 1:
+        raise GameError(f"{count} agents share the nested space {space}; agents with nested spaces need a group each")
+    if isinstance(space, TupleSpace):
+        return TupleSpace(tuple(stacked(child, 1) for child in space.spaces))
+    return DictSpace(tuple((name, stacked(child, 1)) for name, child in space.spaces))
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What B copies answer to one joint action."""
+    """What B copies answer to one joint action. In a game of many, reward, terminated and mask have an axis of agents: `[B, N]`."""
 
     observation: Nested
     """[B, ...], the true successor, also where the episode ended: games never reset themselves."""
-    reward: Float[Tensor, "B"]
-    terminated: Bool[Tensor, "B"]
-    """The value after this step is zero. Implies `boundary`."""
+    reward: Float[Tensor, "B *N"]
+    terminated: Bool[Tensor, "B *N"]
+    """The value after this step is zero. An episode of one agent ends with it; one of many may go on without the agent."""
     boundary: Bool[Tensor, "B"]
     """The episode ends here, by termination or by a time limit."""
-    mask: Bool[Tensor, "B"]
-    """False where no real step was taken (a vectorised world that spends a step on its reset)."""
+    mask: Bool[Tensor, "B *N"]
+    """False where no real step was taken: by a vectorised world that spends a step on its reset, by an agent that was dead before."""
 
 
 class Game(ABC):
     """A world in B copies. Checking for NaN is the business of whoever steps it (the rollout, the evaluation)."""
 
-    agents: tuple[str, ...] = ("agent",)
+    players: Players | None = None
+    """Who plays. None: one agent."""
     observation_space: Space
     action_space: Space
     copies: int
