@@ -1,4 +1,5 @@
-"""Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `atari:Pong`, `grid:lecture?slip=0`, `mdp:random`, `py:module:Class`."""
+"""Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `atari:Pong`, `grid:lecture?slip=0`, `mdp:random`,
+`matrix:stag_hunt`, `particle:simple_spread?agents=4`, `py:module:Class`, `zoo:mpe2.simple_spread_v3`."""
 
 import ctypes
 import importlib
@@ -10,7 +11,7 @@ from typing import Any
 
 from tutelage.games.spec import Game, GameError
 
-SCHEMES = ("gym", "dm", "atari", "grid", "mdp", "py")
+SCHEMES = ("gym", "dm", "atari", "grid", "mdp", "matrix", "particle", "py", "zoo")
 
 
 def make(address: str, copies: int, **options: Any) -> Game:
@@ -29,12 +30,23 @@ def make(address: str, copies: int, **options: Any) -> Game:
         from tutelage.games.worlds import make_finite
 
         return make_finite(address, copies, options)
-    return {"gym": _make_gym, "dm": _make_dm, "atari": _make_atari, "py": _make_py}[scheme](rest, copies, options)
+    if scheme == "matrix":
+        from tutelage.games.matrix import make_matrix
+
+        return make_matrix(address, copies, options)
+    if scheme == "particle":
+        from tutelage.games.particle.address import make_particle
+
+        return make_particle(address, copies, options)
+    return {"gym": _make_gym, "dm": _make_dm, "atari": _make_atari, "py": _make_py, "zoo": _make_zoo}[scheme](rest, copies, options)
 
 
 def known_games() -> list[str]:
-    """What can be made here: finite worlds, the newest of each Gymnasium id, the control suite's tasks, Atari's titles."""
-    games = ["grid:lecture", "grid:random", "mdp:random"]
+    """What can be made here: finite, matrix and particle worlds, the newest of each Gymnasium id, control tasks, Atari's titles, zoos."""
+    from tutelage.games.matrix import MATRICES
+    from tutelage.games.particle.address import WORLDS
+
+    games = ["grid:lecture", "grid:random", "mdp:random", *MATRICES, *(f"particle:{name}" for name in WORLDS)]
     if importlib.util.find_spec("gymnasium") is not None:
         from tutelage.games.gymnasium import gymnasium, known_ids
 
@@ -53,6 +65,10 @@ def known_games() -> list[str]:
         from tutelage.games.atari import known_titles
 
         games += [f"atari:{title}" for title in known_titles()]
+    if all(importlib.util.find_spec(package) is not None for package in ("gymnasium", "pettingzoo")):
+        from tutelage.games.zoo import known_paths
+
+        games += [f"zoo:{path}" for path in known_paths()]
     return games
 
 
@@ -93,6 +109,12 @@ def _make_py(path: str, copies: int, options: dict[str, Any]) -> Game:
     from tutelage.games.program import make_program
 
     return make_program(path, copies, **options)
+
+
+def _make_zoo(path: str, copies: int, options: dict[str, Any]) -> Game:
+    from tutelage.games.zoo import make_zoo
+
+    return make_zoo(path, copies, **options)
 
 
 def _nearest(address: str, known: list[str]) -> str:

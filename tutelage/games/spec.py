@@ -117,6 +117,10 @@ class Players:
             if sorted(agent for part in parts for agent in part) != everyone or not all(parts):
                 raise GameError(f"agents {', '.join(self.names)} need one {what} each; the {what}s given are {list(map(tuple, parts))}")
 
+    def score(self, returns: Float[Tensor, "*n N"]) -> Float[Tensor, "*n"]:
+        """One number for the returns of all agents: the mean over the first team."""
+        return returns[..., list(self.teams[0])].mean(-1)
+
     @property
     def observation_space(self) -> "TupleSpace":
         """One space per group, as the game gives it: `[n, ...]`."""
@@ -215,6 +219,21 @@ def space_to_json(space: Space) -> dict[str, Any]:
         return {"kind": "DictSpace", "spaces": [[name, space_to_json(child)] for name, child in space.spaces]}
     kept = space.n if isinstance(space, Discrete) else list(space.sizes if isinstance(space, MultiDiscrete) else space.shape)
     return {"kind": type(space).__name__, "size": kept}
+
+
+def players_to_json(players: Players) -> dict[str, Any]:
+    """Plain values that `players_from_json` turns back into the players."""
+    groups = [[list(g.agents), space_to_json(g.observation_space), space_to_json(g.action_space)] for g in players.groups]
+    return {"names": list(players.names), "groups": groups, "teams": [list(team) for team in players.teams]}
+
+
+def players_from_json(values: Mapping[str, Any]) -> Players:
+    """The inverse of `players_to_json`. Raises GameError for values that describe no players."""
+    try:
+        groups = [Group(tuple(agents), space_from_json(seen), space_from_json(done)) for agents, seen, done in values["groups"]]
+        return Players(tuple(values["names"]), tuple(groups), tuple(tuple(team) for team in values["teams"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise GameError(f"{dict(values)} describes no players: {error}") from None
 
 
 def space_from_json(values: Mapping[str, Any]) -> Space:
