@@ -221,10 +221,10 @@ def watch(arguments: list[str]) -> int:
             raise ConfigError(f"--{name} {getattr(given, name)} was given; at least 1 is needed")
     from tutelage.evaluate.clips import encode, record_episode
     from tutelage.experiment.policy import load_policy
-    from tutelage.games.make import make
+    from tutelage.experiment.run import play
 
     policy = load_policy(given.run, given.seed)
-    with contextlib.closing(make(read_config(given.run).game, 1)) as game:
+    with contextlib.closing(play(read_config(given.run), 1)) as game:
         frames = record_episode(policy, game, seed=0, max_steps=given.steps, size=given.size)
     path = encode(frames, given.out or given.run / "clips" / f"watch-{policy.step:09d}.mp4", given.fps)
     print(f"{len(frames)} frames: {path}")

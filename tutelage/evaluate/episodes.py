@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tutelage.games.nested import flatten_action, flatten_observation
-from tutelage.games.spec import Game, GameError, Nested, Step
+from tutelage.games.spec import Game, GameError, Nested, Players, Step
 from tutelage.rewards.source import RewardSource
 
 
@@ -70,9 +70,11 @@ class EpisodeReturns:
     """What the episodes paid, in the order in which they were asked for."""
 
     returns: Float[Tensor, "episodes"]
-    """Undiscounted sums of the reward, float64."""
+    """Undiscounted sums of the reward, float64; in a game of many, what `Players.score` makes of them."""
     lengths: Int64[Tensor, "episodes"]
     """Real steps taken."""
+    each: Float[Tensor, "episodes N"] | None = None
+    """Of every agent, in a game of many."""
 
     @property
     def mean(self) -> float:
@@ -108,9 +110,10 @@ def evaluate_members(
     copies = game.copies // members
     own = torch.arange(episodes) % copies  # [episodes], the copy within a member that plays each
     quota = torch.bincount(own, minlength=copies).repeat(members)
-    total = torch.zeros(game.copies, dtype=torch.float64)
+    many = game.players is not None
+    total = torch.zeros(game.copies, *((len(game.players.names),) if game.players else ()), dtype=torch.float64)
     length = torch.zeros(game.copies, dtype=torch.int64)
-    played: list[list[tuple[float, int]]] = [[] for _ in range(game.copies)]
+    played: list[list[tuple[Tensor, int]]] = [[] for _ in range(game.copies)]
 
     playing = Playing(policy, game, seed, members)
     _check_finite(playing.observation, "observation at reset")
@@ -127,15 +130,15 @@ def evaluate_members(
             vectors = flatten_observation(game.observation_space, observation), flatten_action(game.action_space, action)
             paid = reward.reward(*vectors, step.reward)
         total += torch.where(step.mask, paid.double(), 0.0)
-        length += step.mask
+        length += step.mask.any(-1) if many else step.mask
         for b in step.boundary.nonzero().flatten().tolist():
             if left[b] > 0:
-                played[b].append((total[b].item(), int(length[b])))
+                played[b].append((total[b].clone(), int(length[b])))
                 left[b] -= 1
             total[b], length[b] = 0.0, 0
         if (length * (left > 0)).max() >= max_steps:
             raise GameError(f"{type(game).__name__}: an episode has not ended after {max_steps} steps; evaluation needs episodes that end")
-    return [_in_order(played[r * copies : (r + 1) * copies], own) for r in range(members)]
+    return [_in_order(played[r * copies : (r + 1) * copies], own, game.players) for r in range(members)]
 
 
 def seeds_of(seed: int, copies: int) -> list[int]:
@@ -143,12 +146,10 @@ def seeds_of(seed: int, copies: int) -> list[int]:
     return [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(copies)]
 
 
-def _in_order(played: list[list[tuple[float, int]]], own: Tensor) -> EpisodeReturns:
+def _in_order(played: list[list[tuple[Tensor, int]]], own: Tensor, players: Players | None) -> EpisodeReturns:
     ordered = [played[b].pop(0) for b in own.tolist()]
-    return EpisodeReturns(
-        returns=torch.tensor([total for total, _ in ordered], dtype=torch.float64),
-        lengths=torch.tensor([length for _, length in ordered], dtype=torch.int64),
-    )
+    totals, lengths = torch.stack([total for total, _ in ordered]), torch.tensor([length for _, length in ordered])
+    return EpisodeReturns(totals, lengths) if players is None else EpisodeReturns(players.score(totals), lengths, totals)
 
 
 def _check_finite(value: Nested, what: str, where: Tensor | None = None) -> None:

@@ -12,8 +12,6 @@ from torch import Generator, Tensor
 from tutelage.experience.priorities import Priorities
 from tutelage.experience.trajectory import Batch, Segments, Transition
 
-FLAGS = 3  # terminated, boundary, mask
-
 
 class Replay:
     """A ring of time slots for R seeds with B copies each, preallocated.
@@ -21,6 +19,7 @@ class Replay:
     One row holds observation, legal actions, action and flags; the successor's observation is the next slot's, except at a
     boundary, where a side buffer keeps the final one. Images stay bytes, in a tensor of their own. The game's reward is kept
     beside the reward that learners see, so that relabelling loses nothing. Rows lie seed-major: row = (seed x slots + slot) x B + copy.
+    In a game of many a row holds the joint observation and action, and rewards and flags of each agent.
     """
 
     def __init__(
@@ -33,11 +32,13 @@ class Replay:
         legal_width: int = 0,
         priority_exponent: float | None = None,
         device: torch.device | str = "cpu",
+        agents: int | None = None,
     ) -> None:
         """capacity: steps kept per copy; one slot more holds the newest successor.
 
         observation_shape: (D,), or (C, H, W) for images of bytes. legal_width: K, 0 where all actions are always legal.
         priority_exponent: how much priorities count when a batch is drawn (`Priorities`). None: drawn uniformly.
+        agents: how many are paid and end. None: one, without an axis of agents.
         """
         self.capacity, self.members, self.copies = capacity, members, copies
         self.observation_shape, self.action_width, self.legal_width = observation_shape, action_width, legal_width
@@ -47,10 +48,13 @@ class Replay:
         self._seen = slice(0, 0 if pictures else prod(observation_shape))
         self._legal = slice(self._seen.stop, self._seen.stop + legal_width)
         self._action = slice(self._legal.stop, self._legal.stop + action_width)
-        self._flags = slice(self._action.stop, self._action.stop + FLAGS)
-        self.rows = torch.zeros(rows, self._flags.stop, device=device)
+        self._each, each = (() if agents is None else (agents,)), agents or 1
+        self._terminated = slice(self._action.stop, self._action.stop + each)
+        self._boundary = self._terminated.stop
+        self._mask = slice(self._boundary + 1, self._boundary + 1 + each)
+        self.rows = torch.zeros(rows, self._mask.stop, device=device)
         self.images = torch.zeros(rows, *observation_shape, dtype=torch.uint8, device=device) if pictures else None
-        self.reward = torch.zeros(members, self.slots * copies, device=device)
+        self.reward = torch.zeros(members, self.slots * copies, *self._each, device=device)
         """What learners see."""
         self.game_reward = torch.zeros_like(self.reward)
         self.final_row = torch.full((rows,), -1, dtype=torch.int64, device=device)
@@ -81,7 +85,7 @@ class Replay:
     def _images_of(self) -> Tensor | None:
         return None if self.images is None else self.images.view(self.members, self.slots, self.copies, *self.observation_shape)
 
-    def add(self, transition: Transition, reward: Float[Tensor, "R B"] | None = None) -> None:
+    def add(self, transition: Transition, reward: Float[Tensor, "R B *n"] | None = None) -> None:
         """Store one step of every copy; reward: what learners see (None: the game's)."""
         slot, following = self.steps % self.slots, (self.steps + 1) % self.slots
         slots, images = self._slots_of, self._images_of
@@ -97,10 +101,9 @@ class Replay:
             here[..., self._legal] = transition.legal
             there[..., self._legal] = transition.next_legal
         here[..., self._action] = transition.action
-        flags = self._flags.start
-        here[..., flags] = transition.terminated
-        here[..., flags + 1] = transition.boundary
-        here[..., flags + 2] = transition.mask
+        here[..., self._terminated] = transition.terminated if self._each else transition.terminated[..., None]
+        here[..., self._boundary] = transition.boundary
+        here[..., self._mask] = transition.mask if self._each else transition.mask[..., None]
         columns = slice(slot * self.copies, (slot + 1) * self.copies)
         self.game_reward[:, columns] = transition.reward
         self.reward[:, columns] = transition.reward if reward is None else reward
@@ -134,7 +137,7 @@ class Replay:
         if not self.steps:
             return
         newest, following = (self.steps - 1) % self.slots, self.steps % self.slots
-        boundary = self._slots_of[:, newest, :, self._flags.start + 1]
+        boundary = self._slots_of[:, newest, :, self._boundary]
         final_row = self.final_row.view(self.members, self.slots, self.copies)[:, newest]
         images = self._images_of
         for seed, copy in (divmod(copy, self.copies) for copy in copies):
@@ -184,7 +187,7 @@ class Replay:
     def take(self, columns: Int[Tensor, "R N"]) -> Batch:
         """The transitions at columns (slot x B + copy)."""
         columns = columns.to(self.rows.device)
-        return self._join(columns, columns, self.reward.gather(1, columns))
+        return self._join(columns, columns, self.reward.flatten(0, 1)[columns + self._offset])
 
     def take_returns(self, columns: Int[Tensor, "R N"], n_step: int, discount: float) -> Batch:
         """The transitions at columns, each as one of k <= n_step steps: reward = sum_{j < k} discount^j r_j, with the successor of step k.
@@ -195,9 +198,9 @@ class Replay:
         columns = columns.to(self.rows.device)
         ahead = torch.arange(n_step, device=columns.device)
         path = (columns[..., None] + ahead * self.copies) % (self.slots * self.copies)  # [R, N, n_step]
-        flags = self.rows[:, self._flags][path + self._offset[..., None]]
+        flags = self.rows[:, self._boundary : self._mask.stop][path + self._offset[..., None]]
         known = ((self.steps - 1) % self.slots - columns // self.copies) % self.slots
-        follows = (flags[..., :-1, 1] == 0) & (flags[..., 1:, 2] > 0) & (ahead[1:] <= known[..., None])
+        follows = (flags[..., :-1, 0] == 0) & (flags[..., 1:, 1] > 0) & (ahead[1:] <= known[..., None])
         counts = torch.cat([torch.ones_like(follows[..., :1]), follows], -1).cumprod(-1) if n_step > 1 else torch.ones_like(path)
         reward = self.reward.gather(1, path.view(self.members, -1)).view(path.shape)
         steps = counts.sum(-1)
@@ -214,8 +217,8 @@ class Replay:
         both = torch.cat([rows, successors], 1).view(-1)
         taken = self.rows.index_select(0, both).view(self.members, 2 * N, -1)
         here, following = taken[:, :N], taken[:, N:, : self._legal.stop]
-        flags = here[..., self._flags] if last is columns else self.rows[:, self._flags][ends]
-        ended = flags[..., 1] > 0
+        flags = here if last is columns else self.rows[ends]
+        ended = flags[..., self._boundary] > 0
         images = None if self.images is None else self.images.index_select(0, both).view(self.members, 2 * N, *self.observation_shape)
         if ended.any():
             finals = self.final_row[ends[ended]]
@@ -227,8 +230,8 @@ class Replay:
             action=here[..., self._action],
             reward=reward,
             next_observation=following[..., self._seen] if images is None else images[:, N:],
-            terminated=flags[..., 0] > 0,
-            mask=here[..., self._flags.start + 2],
+            terminated=flags[..., self._terminated].view(*flags.shape[:2], *self._each) > 0,
+            mask=here[..., self._mask].reshape(*here.shape[:2], *self._each),
             legal=here[..., self._legal] > 0 if self.masked else None,
             next_legal=following[..., self._legal] > 0 if self.masked else None,
         )
@@ -301,10 +304,10 @@ class Replay:
         held = index.to(self.rows.device)
         time = torch.arange(T)[:, None].expand(T, B)
         number = time * B + torch.arange(B)  # of a step, the older ones first
-        flags = self._columns_of(self.rows)[..., self._flags]
+        flags = self._columns_of(self.rows)[..., self._boundary : self._mask.stop]
         starts: list[Tensor] = []
         for seed in range(self.members):
-            _, boundary, mask = (flags[seed, held].cpu() > 0).unbind(-1)  # [T, B] each
+            boundary, mask = (flags[seed, held].cpu() > 0).unbind(-1)  # [T, B] each
             end = torch.where(boundary, time, T - 1).flip(0).cummin(0).values.flip(0)  # last step of the episode under way at t
             masked = torch.where(mask, T, time).flip(0).cummin(0).values.flip(0)  # next masked step
             fits = (time + length - 1 <= end) & (time + length - 1 < masked)

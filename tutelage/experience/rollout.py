@@ -23,7 +23,7 @@ class Episode:
     """Index on the member axis, 0 .. R-1."""
     copy: int
     total: float
-    """Undiscounted sum of the game's rewards."""
+    """Undiscounted sum of the game's rewards; in a game of many, what `Players.score` makes of it."""
     length: int
 
 
@@ -69,7 +69,8 @@ class Rollout:
         self._refuse_nan("first observation", self.observation)
         self.starts = torch.ones(self.members, self.copies, dtype=torch.bool)
         self.legal = self._legal()
-        self.totals = torch.zeros(self.members, self.copies, dtype=torch.float64)
+        each = () if self.game.players is None else (len(self.game.players.names),)
+        self.totals = torch.zeros(self.members, self.copies, *each, dtype=torch.float64)
         self.lengths = torch.zeros(self.members, self.copies, dtype=torch.int64)
         self.anchors: list[deque[Anchor]] = [deque(maxlen=self.anchors_kept) for _ in range(self.game.copies)]
         self._anchor(torch.ones(self.game.copies, dtype=torch.bool))
@@ -103,18 +104,19 @@ class Rollout:
             self._refuse_nan("first observation", following)
             self.legal = self._legal()
         shape = (self.members, self.copies)
-        reward, mask = outcome.reward.view(shape), outcome.mask.view(shape)
+        reward, terminated, mask = (x.view(*shape, *x.shape[1:]) for x in (outcome.reward, outcome.terminated, outcome.mask))
         self.totals += reward * mask
-        self.lengths += mask
+        self.lengths += mask if self.game.players is None else mask.any(-1)
         self.steps += 1
         for copy in ended:
             seed, own = divmod(copy, self.copies)
-            self.episodes.append(Episode(seed, own, float(self.totals[seed, own]), int(self.lengths[seed, own])))
+            total = self.totals[seed, own] if self.game.players is None else self.game.players.score(self.totals[seed, own])
+            self.episodes.append(Episode(seed, own, float(total), int(self.lengths[seed, own])))
             self.totals[seed, own], self.lengths[seed, own] = 0.0, 0
         self.observation, self.starts = following, outcome.boundary.view(shape)
         self._anchor(outcome.boundary)
         return Transition(
-            before, action, reward, successor, following, outcome.terminated.view(shape), self.starts, mask, legal, next_legal
+            before, action, reward, successor, following, terminated, self.starts, mask, legal, next_legal
         )  # fmt: skip
 
     def _refuse_nan(self, what: str, values: Tensor) -> None:

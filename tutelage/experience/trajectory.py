@@ -9,20 +9,23 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One step of every copy: R seeds, B copies each. Observations are vectors `[D]` or images `[C, H, W]` of bytes."""
+    """One step of every copy: R seeds, B copies each. Observations are vectors `[D]` or images `[C, H, W]` of bytes.
+
+    In a game of many, what is paid, ended and masked has an axis of agents `[..., n]`; observations and actions are joint vectors.
+    """
 
     observation: Shaped[Tensor, "R B *O"]
     action: Float[Tensor, "R B A"]
     """In the units of the game, as `nested.flatten_action` lays them out."""
-    reward: Float[Tensor, "R B"]
+    reward: Float[Tensor, "R B *n"]
     """The game's own."""
     successor: Shaped[Tensor, "R B *O"]
     """The true successor, also at an episode's end."""
     next_observation: Shaped[Tensor, "R B *O"]
     """Where play goes on: the successor, or the first observation of the next episode."""
-    terminated: Bool[Tensor, "R B"]
+    terminated: Bool[Tensor, "R B *n"]
     boundary: Bool[Tensor, "R B"]
-    mask: Bool[Tensor, "R B"]
+    mask: Bool[Tensor, "R B *n"]
     legal: Bool[Tensor, "R B K"] | None = None
     """Which discrete actions could be taken here. None: all."""
     next_legal: Bool[Tensor, "R B K"] | None = None
@@ -31,16 +34,19 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Transitions drawn for learning, N of each seed. Observations are vectors `[D]` or images `[C, H, W]` of bytes."""
+    """Transitions drawn for learning, N of each seed. Observations are vectors `[D]` or images `[C, H, W]` of bytes.
+
+    In a game of many, what is paid, ended and masked has an axis of agents `[..., n]`; observations and actions are joint vectors.
+    """
 
     observation: Shaped[Tensor, "R N *O"]
     action: Float[Tensor, "R N A"]
-    reward: Float[Tensor, "R N"]
+    reward: Float[Tensor, "R N *n"]
     """As last relabelled; over several steps, their discounted sum."""
     next_observation: Shaped[Tensor, "R N *O"]
     """The true successor."""
-    terminated: Bool[Tensor, "R N"]
-    mask: Float[Tensor, "R N"]
+    terminated: Bool[Tensor, "R N *n"]
+    mask: Float[Tensor, "R N *n"]
     """1 for a real step, else 0."""
     legal: Bool[Tensor, "R N K"] | None = None
     """Which discrete actions could be taken. None: all."""

@@ -21,7 +21,8 @@ from tutelage.experiment.processor import prepare
 from tutelage.experiment.randomness import generator, seed_of
 from tutelage.feedback.raters import TEACHERS, OracleRater
 from tutelage.games.gymnasium import make_gymnasium
-from tutelage.games.spec import GameError
+from tutelage.games.particle.address import make_particle
+from tutelage.games.spec import Game, GameError
 from tutelage.games.worlds import World, make_world
 from tutelage.learn.learner import Learner, Progress
 from tutelage.learn.preference.lesson import Lesson
@@ -34,18 +35,42 @@ def main(config: Any, make_learner: Callable[..., Learner], make_lesson: Callabl
 
     make_learner is called as (config, observation space, action space, generators); make_lesson gives more arguments for it.
     """
-    parser = _parser(config, "an environment of Gymnasium's registry, such as gym:CartPole-v1")
+
+    def begin(config: Any, rollout: Rollout, returns: Sequence[tuple[float, int]], seed: int, address: str) -> Learner:
+        more = make_lesson(rollout, returns, seed, address) if make_lesson else ()
+        return make_learner(config, rollout.game.observation_space, rollout.game.action_space, [generator(seed, "learner")], *more)
+
+    _play(config, "gym", "an environment of Gymnasium's registry, such as gym:CartPole-v1", make_gymnasium, begin)
+
+
+def main_of_many(config: Any, make_learner: Callable[..., Learner]) -> None:
+    """As `main`, for many agents, in a particle world; make_learner is called as (config, players, generators)."""
+
+    def begin(config: Any, rollout: Rollout, returns: Sequence[tuple[float, int]], seed: int, address: str) -> Learner:
+        return make_learner(config, rollout.game.players, [generator(seed, "learner")])
+
+    def make(name: str, copies: int) -> Game:
+        return make_particle(f"particle:{name}", copies, {})
+
+    _play(config, "particle", "a particle world, such as particle:simple_spread?agents=2", make, begin)
+
+
+def _play(config: Any, scheme: str, games: str, make: Callable[[str, int], Game], begin: Callable[..., Learner]) -> None:
+    parser = _parser(config, games)
     parser.add_argument("--steps", type=int, required=True, help="of every copy of the game")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--copies", type=int, default=1, help="of the game, played side by side")
     given = parser.parse_args()
     config = _configured(config, parser, given.set)
     prepare(given.threads)
-    scheme, _, identifier = given.game.partition(":")
-    if scheme != "gym":
-        parser.error(f"--game {given.game} was given; an edition plays the games of Gymnasium: gym:NAME")
+    own, _, name = given.game.partition(":")
+    if own != scheme:
+        parser.error(f"--game {given.game} was given; this edition plays {games}")
     try:
-        train(config, make_learner, make_lesson, identifier, given.steps, given.seed, given.copies)
+        game = make(name, given.copies)
+        rollout = Rollout(game, 1, [seed_of(given.seed, f"game/{copy}") % 2**31 for copy in range(given.copies)])
+        returns: deque[tuple[float, int]] = deque(maxlen=10)
+        train(begin(config, rollout, returns, given.seed, given.game), rollout, returns, given.steps)
     except GameError as mistake:
         parser.error(str(mistake))
 
@@ -84,22 +109,9 @@ def _configured(config: Any, parser: argparse.ArgumentParser, settings: Sequence
     return config
 
 
-def train(
-    config: Any,
-    make_learner: Callable[..., Learner],
-    make_lesson: Callable[..., Any] | None,
-    identifier: str,
-    steps: int,
-    seed: int,
-    copies: int,
-) -> None:
+def train(learner: Learner, rollout: Rollout, returns: deque[tuple[float, int]], steps: int) -> None:
     """One seed, from the first step to the last."""
-    game = make_gymnasium(identifier, copies)
-    rollout = Rollout(game, 1, [seed_of(seed, f"game/{copy}") % 2**31 for copy in range(copies)])
-    returns: deque[tuple[float, int]] = deque(maxlen=10)
-    more = make_lesson(rollout, returns, seed, identifier) if make_lesson else ()
-    learner = make_learner(config, game.observation_space, game.action_space, [generator(seed, "learner")], *more)
-    experience = learner.experience(steps, copies)
+    experience = learner.experience(steps, rollout.copies)
     while rollout.steps < steps:
         action = learner.behave(rollout.observation, rollout.starts, rollout.legal, Progress(rollout.steps, steps))
         transition = rollout.step(action)
@@ -143,7 +155,7 @@ def names_of(config: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def oracle_lesson(rollout: Rollout, returns: Sequence[tuple[float, int]], seed: int, identifier: str) -> tuple[Any, Lesson]:
+def oracle_lesson(rollout: Rollout, returns: Sequence[tuple[float, int]], seed: int, address: str) -> tuple[Any, Lesson]:
     """What PEBBLE takes beside its spaces: the reward model's generators, and a teacher who looks at the true reward."""
     archive = SegmentArchive(Path(tempfile.mkdtemp(prefix="segments-")))
 
@@ -154,7 +166,5 @@ def oracle_lesson(rollout: Rollout, returns: Sequence[tuple[float, int]], seed: 
         TEACHERS["oracle"], lambda item: archive.get(item).reward, generator(seed, "teacher"), reward_per_step,
         episode_length=1, clock=lambda: 0.0,
     )  # fmt: skip
-    lesson = Lesson(
-        [rater], [f"edition/seed-{seed}"], [generator(seed, "queries")], archive, rollout.anchors, GameReward(), f"gym:{identifier}"
-    )
+    lesson = Lesson([rater], [f"edition/seed-{seed}"], [generator(seed, "queries")], archive, rollout.anchors, GameReward(), address)
     return [generator(seed, "reward")], lesson

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
+from tutelage.learn.many_agents import mappo, matd3
 from tutelage.learn.preference import pebble
 from tutelage.learn.tabular import (
     modified_policy_iteration,
@@ -29,7 +30,10 @@ class Algorithm(NamedTuple):
     config: type
     """The frozen dataclass of its settings."""
     learner: Callable[..., Any]
-    """Makes a Learner from (config, observation space, action space, generators, device); PEBBLE's takes its lesson too."""
+    """Makes a Learner from (config, observation space, action space, generators, device); PEBBLE's takes its lesson too, and one of
+    many agents the players instead of the spaces."""
+    many: bool = False
+    """Whether it learns for many agents."""
 
 
 ALGORITHMS = {
@@ -46,6 +50,11 @@ ALGORITHMS = {
     "td3": Algorithm(td3.Config, td3.TD3),
     "sac": Algorithm(sac.Config, sac.SAC),
     "discrete-sac": Algorithm(discrete_sac.Config, discrete_sac.DiscreteSAC),
+    "maddpg": Algorithm(matd3.MADDPG, matd3.MATD3, many=True),
+    "matd3": Algorithm(matd3.Config, matd3.MATD3, many=True),
+    "matd4": Algorithm(matd3.MATD4, matd3.MATD3, many=True),
+    "mappo": Algorithm(mappo.Config, mappo.MAPPO, many=True),
+    "ippo": Algorithm(mappo.IPPO, mappo.MAPPO, many=True),
     "pebble": Algorithm(pebble.Config, pebble.Pebble),
 }
 """The one table of names: what `tutelage train NAME` and `config.json` mean."""

@@ -323,7 +323,7 @@ class Edition:
         if name not in known:
             raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(name, known)}? Known are {', '.join(known)}")
         entry, self.name = known[name], name
-        self.main = "plan" if name in PLANNERS else "main"
+        self.main = "plan" if name in PLANNERS else "main_of_many" if entry.many else "main"
         self.config: Symbol = (entry.config.__module__, entry.config.__qualname__)
         self.learner: Symbol = (entry.config.__module__, entry.learner.__qualname__)
         self.own = read_module(self.config[0])

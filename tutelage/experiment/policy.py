@@ -9,9 +9,8 @@ from tutelage.evaluate.episodes import EpisodeReturns, evaluate_members
 from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
 from tutelage.experiment.checkpoint import Checkpoints
 from tutelage.experiment.config import ALGORITHMS, RunConfig
-from tutelage.experiment.run import RunError, judging, read_config, reward_source
-from tutelage.games.make import make
-from tutelage.games.spec import Space, space_from_json
+from tutelage.experiment.run import RunError, judging, play, read_config, reward_source
+from tutelage.games.spec import Space, players_from_json, space_from_json
 from tutelage.learn.learner import Learner
 from tutelage.learn.preference import pebble
 
@@ -48,7 +47,7 @@ def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturn
     step, learner, spaces = _load(run, config)
     source = judging(reward_source(config.true_reward))
     policy = StackedPolicy(learner, config.seeds, *spaces)
-    with contextlib.closing(make(config.game, config.seeds * min(episodes, 10))) as game:
+    with contextlib.closing(play(config, config.seeds * min(episodes, 10))) as game:
         results = evaluate_members(policy, game, config.seeds, episodes, EVALUATION_SEED, reward=source)
     return step, {config.seed + i: result for i, result in enumerate(results)}
 
@@ -59,6 +58,10 @@ def _load(run: Path, config: RunConfig) -> tuple[int, Learner, tuple[Space, Spac
     taught = isinstance(config.algorithm, pebble.Config)  # to act, PEBBLE needs the SAC that it holds and nothing else
     algorithm, saved = (config.algorithm.sac, state["learner"]["sac"]) if taught else (config.algorithm, state["learner"])
     build = ALGORITHMS["sac" if taught else config.name].learner
-    learner = build(algorithm, *spaces, [torch.Generator() for _ in range(config.seeds)])
+    generators = [torch.Generator() for _ in range(config.seeds)]
+    if ALGORITHMS[config.name].many:
+        learner = build(algorithm, players_from_json(state["players"]), generators)
+    else:
+        learner = build(algorithm, *spaces, generators)
     learner.load(saved)
     return step, learner, spaces

@@ -29,9 +29,10 @@ from tutelage.experiment.log import EVENTS, EventLog, read_events
 from tutelage.experiment.processor import prepare
 from tutelage.experiment.randomness import generator, seed_of
 from tutelage.feedback.raters import TEACHERS, OracleRater, Rater, StoreRater
+from tutelage.games.alone import Alone
 from tutelage.games.make import make
 from tutelage.games.program import look_here
-from tutelage.games.spec import CannotSnapshot, Game, GameError, space_to_json
+from tutelage.games.spec import CannotSnapshot, Game, GameError, players_to_json, space_to_json
 from tutelage.learn.learner import Learner, Progress
 from tutelage.learn.preference import pebble
 from tutelage.learn.preference.lesson import Lesson
@@ -40,7 +41,7 @@ from tutelage.rewards.source import GameReward, RewardSource, SignReward, Writte
 EVALUATION_SEED = 20_000_000  # far from the seeds of training: what is judged was never trained on
 FILMED_STEPS = 200
 FILMED_RATE = 30
-STATE = {"learner", "rollout", "experience", "returns", "seconds", "accuracy", "next_log", "frozen", "spaces"}
+STATE = {"learner", "rollout", "experience", "returns", "seconds", "accuracy", "next_log", "frozen", "spaces", "players"}
 LEFTOVERS = ("clips/.*.mp4", "segments/*.partial-*")  # of a killed process; whoever writes them renames them when they are whole
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 RETURNS_REMEMBERED = 10  # B-Pref's teachers measure their thresholds by the mean of so many training episodes
@@ -70,7 +71,7 @@ class Experiment:
         self._frozen: dict[str, Tensor] = {}
         self.config, self.out, self._custom_raters = config, out, raters
         self.seeds = [config.seed + i for i in range(config.seeds)]
-        game = make(config.game, config.seeds * config.copies)
+        game = play(config, config.seeds * config.copies)
         opened.callback(game.close)
         reset_seeds = [seed_of(seed, f"game/{copy}") % 2**31 for seed in self.seeds for copy in range(config.copies)]
         self.game = game
@@ -99,9 +100,11 @@ class Experiment:
         def spawn(path: str) -> list[torch.Generator]:
             return [generator(seed, path) for seed in self.seeds]
 
-        spaces = self.game.observation_space, self.game.action_space
+        algorithm, spaces = ALGORITHMS[config.name], (self.game.observation_space, self.game.action_space)
+        if algorithm.many:
+            return algorithm.learner(config.algorithm, self.game.players, spawn("learner"), config.device)
         if not isinstance(config.algorithm, pebble.Config):
-            return ALGORITHMS[config.name].learner(config.algorithm, *spaces, spawn("learner"), config.device)
+            return algorithm.learner(config.algorithm, *spaces, spawn("learner"), config.device)
         archive = SegmentArchive(self.out / "segments")
         groups = groups_of(config, self.out)
         raters = [self._make_rater(i, groups[i], archive) for i in range(len(self.seeds))]
@@ -239,8 +242,9 @@ class Experiment:
         policy_now = StackedPolicy(self.learner, config.seeds, game.observation_space, game.action_space)
         results = evaluate_members(policy_now, game, config.seeds, episodes, EVALUATION_SEED, reward=judging(self.true_reward))
         for seed, result in zip(self.seeds, results, strict=True):
+            each = {} if result.each is None else {"mean_of_each": result.each.mean(0)}
             self.log.append(
-                "evaluation", self.steps, seed=seed, returns=result.returns, mean=result.mean, policy=policy, seconds=self.seconds
+                "evaluation", self.steps, seed=seed, returns=result.returns, mean=result.mean, policy=policy, seconds=self.seconds, **each
             )
         return [result.returns.tolist() for result in results]
 
@@ -248,7 +252,7 @@ class Experiment:
         if self._evaluation_game is None or self._evaluation_game.copies != copies * self.config.seeds:
             if self._evaluation_game is not None:
                 self._evaluation_game.close()
-            self._evaluation_game = make(self.config.game, copies * self.config.seeds)
+            self._evaluation_game = play(self.config, copies * self.config.seeds)
         return self._evaluation_game
 
     def film(self, moment: str) -> None:
@@ -257,7 +261,7 @@ class Experiment:
             return
         path = Path("clips") / f"{moment}-{self.steps:09d}.mp4"
         try:
-            game = make(self.config.game, 1)
+            game = play(self.config, 1)
             policy = MemberPolicy(self.learner, self.config.seeds, 0, game.observation_space, game.action_space)
             frames = record_episode(policy, game, EVALUATION_SEED, max_steps=FILMED_STEPS)
             encode(frames, self.out / path, fps=FILMED_RATE)
@@ -284,6 +288,7 @@ class Experiment:
             "next_log": self._next_log,
             "frozen": self._frozen,
             "spaces": {"observation": space_to_json(self.game.observation_space), "action": space_to_json(self.game.action_space)},
+            "players": None if self.game.players is None else players_to_json(self.game.players),
         }
         return self.checkpoints.save(self.steps, state, self.experience)
 
@@ -394,6 +399,19 @@ class Experiment:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def play(config: RunConfig, copies: int) -> Game:
+    """The game of a run as its algorithm plays it. Raises GameError for a game of many agents where the algorithm learns for one."""
+    game = make(config.game, copies)
+    many = ALGORITHMS[config.name].many
+    if many and game.players is None:
+        return Alone(game)
+    if not many and game.players is not None:
+        game.close()
+        those = ", ".join(name for name, algorithm in ALGORITHMS.items() if algorithm.many)
+        raise GameError(f"{config.name} learns for one agent, and {config.game} has {len(game.players.names)}; for many there are {those}")
+    return game
 
 
 def _can_snapshot(game: Game) -> bool:

@@ -33,7 +33,7 @@ class Experience(Protocol):
 
     def __len__(self) -> int: ...
 
-    def add(self, transition: Transition, reward: Float[Tensor, "R B"] | None = None) -> None:
+    def add(self, transition: Transition, reward: Float[Tensor, "R B *n"] | None = None) -> None:
         """Store one step of every copy; reward: what learners see (None: the game's)."""
         ...
 

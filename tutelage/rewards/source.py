@@ -54,7 +54,7 @@ class WrittenReward(RewardSource):
         value = self.function(observation, action)
         if not isinstance(value, Tensor):
             raise RewardError(f"the written reward gave a {type(value).__name__}; a tensor was expected")
-        if value.shape != observation.shape[:-1]:
+        if value.shape != game_reward.shape:
             raise RewardError(f"the written reward gave shape {tuple(value.shape)} for observations {tuple(observation.shape)}")
         if not torch.isfinite(value).all():
             raise RewardError("the written reward gave a value that is not finite")
