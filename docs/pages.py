@@ -2,7 +2,8 @@
 
 In a page, `{facts} deep/ppo.py` is the file's header, `{settings}` the table of its Config, `{functions}` its losses and
 what else it is defined by, `{equations}`
-what it uses from `equations/`, `{source}` all of it; `{measured} ppo` the rows of its results; `{landscape}` every file's place.
+what it uses from `equations/`, `{source}` all of it; `{measured} ppo` the rows of its results; `{results} many_agents`
+a whole table; `{landscape}` every file's place.
 """
 
 import ast
@@ -17,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from tutelage.recipes.rows import RESULTS, Row, read
-from tutelage.recipes.tables import plain_table, score_table
+from tutelage.recipes.tables import TABLES, plain_table, score_table
 
 PACKAGE = Path(__file__).parents[1] / "tutelage"
 LEARN = PACKAGE / "learn"
@@ -202,6 +203,15 @@ class Measured(SphinxDirective):
         return [node for table in tables for node in self.parse_text_to_nodes(table)]
 
 
+class Results(SphinxDirective):
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = RESULTS / f"{self.arguments[0]}.jsonl"
+        self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(TABLES[self.arguments[0]](path))
+
+
 class Landscape(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         rows: list[tuple[Place, Path]] = []
@@ -219,6 +229,6 @@ class Landscape(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
-    for directive in (Facts, Settings, Functions, Equations, Source, Measured, Landscape):
+    for directive in (Facts, Settings, Functions, Equations, Source, Measured, Results, Landscape):
         app.add_directive(directive.__name__.lower(), directive)
     return {"version": "1", "parallel_read_safe": True}

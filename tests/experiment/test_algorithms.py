@@ -18,6 +18,7 @@ from tutelage.experiment.log import read_events
 from tutelage.experiment.run import Experiment, read_config
 from tutelage.games.spec import GameError
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
+from tutelage.learn.many_agents import matd3
 from tutelage.learn.preference import pebble
 from tutelage.learn.tabular import monte_carlo, q_learning, sarsa, td_lambda
 from tutelage.rewards import learned
@@ -26,6 +27,7 @@ SMALL_SAC = sac.Config(hidden=(8,), batch_size=8, random_steps=10)
 OFF_POLICY: dict[str, Any] = dict(hidden=(8,), batch_size=8, random_steps=10)
 # Everything that holds a state of its own is on: normalization, memory, priorities, delays, schedules.
 ON_POLICY: dict[str, Any] = dict(hidden=(8,), window=16, normalize_observation=True, normalize_reward=True)
+MANY: dict[str, Any] = dict(update_every=3, fork=True, fork_threshold=10.0, **OFF_POLICY)
 CASES: dict[str, tuple[str, Any]] = {
     "monte-carlo": ("grid:lecture?max_steps=12", monte_carlo.Config()),
     "td-lambda": ("grid:lecture?max_steps=12", td_lambda.Config()),
@@ -40,6 +42,9 @@ CASES: dict[str, tuple[str, Any]] = {
     "td3": ("gym:Pendulum-v1", td3.Config(**OFF_POLICY)),
     "sac": ("gym:Pendulum-v1", SMALL_SAC),
     "discrete-sac": ("gym:CartPole-v1", discrete_sac.Config(**OFF_POLICY)),
+    "maddpg": ("particle:simple_adversary?agents=2&max_steps=9", matd3.MADDPG(scheme="shared", agent_id=True, **MANY)),
+    "matd3": ("particle:simple_tag?max_steps=9", matd3.Config(soft=True, **MANY)),
+    "matd4": ("particle:simple_target?agents=2&max_steps=9&actions=continuous", matd3.MATD4(scheme="concurrent", **MANY)),
     "pebble": (
         "gym:Pendulum-v1",
         pebble.Config(

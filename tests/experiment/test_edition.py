@@ -24,7 +24,7 @@ from tutelage.games.worlds import make_world
 SMALL: dict[str, Any] = {
     "hidden": (16, 16), "batch_size": 16, "random_steps": 40, "window": 32, "epochs": 2, "value_epochs": 2, "critic_steps": 2,
     "sac.hidden": (16, 16), "sac.batch_size": 16, "sac.random_steps": 40, "pretraining_steps": 60, "session_every": 40, "session_labels": 6,
-    "labels": 12, "segment_length": 10, "poll_every": 5, "reward_model.epochs": 3, "reward_model.hidden": (16,),
+    "update_every": 20, "labels": 12, "segment_length": 10, "poll_every": 5, "reward_model.epochs": 3, "reward_model.hidden": (16,),
 }  # fmt: skip
 """Settings under which something is learned at once; an algorithm takes those that it has."""
 CONTINUOUS = {"sac", "pebble", "td3", "ddpg"}
@@ -58,6 +58,8 @@ def settings_of(name: str) -> dict[str, Any]:
 def game_of(name: str) -> str:
     if ".tabular." in ALGORITHMS[name].config.__module__:
         return "gym:FrozenLake-v1"
+    if ALGORITHMS[name].many:
+        return "particle:simple_spread?agents=2"
     return "gym:Pendulum-v1" if name in CONTINUOUS else "gym:CartPole-v1"
 
 

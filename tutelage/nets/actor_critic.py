@@ -1,14 +1,17 @@
 """A policy and a value of states, side by side in one stacked body."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
-from tutelage.games.spec import Space
+from tutelage.games.spec import GameError, Space
 from tutelage.nets.body import Body, make_body
 from tutelage.nets.heads import Head, make_head
+from tutelage.nets.initialization import fill_orthogonal
 from tutelage.nets.parameters import Parameters
 from tutelage.nets.recurrent import Carry, Memory
 
@@ -31,6 +34,8 @@ class ActorCritic:
     half: Body
     """Of either, alone; the same as `body` where it is shared."""
     shared: bool
+    policy_width: int | None = None
+    """The policy sees so many entries of an observation, the first ones, and zeros for the rest. None: all."""
 
     @property
     def members(self) -> int:
@@ -52,6 +57,25 @@ class ActorCritic:
         last = parameters.weights[f"weight_{len(self.body.mlp.sizes) - 2}"]
         (last[..., :-1] if self.shared else last[:, 0]).mul_(POLICY_GAIN)
 
+    def narrowed(self, policy_width: int, parameters: Parameters, generators: Sequence[Generator]) -> "ActorCritic":
+        """The same nets, whose policy sees the first `policy_width` entries only (Pinto et al. 2018, arXiv 1710.06542: asymmetric).
+
+        Its first layer starts anew, orthogonal on what it sees; the weights of what it does not see are 0 and get no gradient.
+        Raises GameError where policy and value share a body, through which the policy would see all.
+        """
+        if self.shared:
+            raise GameError(f"a policy was to see {policy_width} entries and its value more; with one body for both (shared) it cannot")
+        first, last = parameters.weights["weight_0"][:, 0], len(self.half.mlp.sizes) == 2
+        first[:, policy_width:] = 0.0
+        fill_orthogonal(first[:, :policy_width], 2, POLICY_GAIN if last else 2.0**0.5, generators)
+        return replace(self, policy_width=policy_width)
+
+    def _of_policy(self, observation: Shaped[Tensor, "R *n_and_O"]) -> Shaped[Tensor, "R *n_and_W"]:
+        """What the policy sees; an observation that holds no more than this is enough."""
+        if self.policy_width is None:
+            return observation
+        return pad(observation[..., : self.policy_width], (0, self.half.mlp.sizes[0] - self.policy_width))
+
     def halves(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """The weights of the policy's body and of the value's, as views."""
         if self.shared:
@@ -68,7 +92,8 @@ class ActorCritic:
         half: Mapping[str, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "R *n W"], Float[Tensor, "R T B H"] | None]:
         """Parameters of the distribution over actions, and the carry after each step. half: as `halves` gives it, if at hand."""
-        output, carries = _output(self.half, self.halves(weights)[0] if half is None else half, observation, starts, carry)
+        half = self.halves(weights)[0] if half is None else half
+        output, carries = _output(self.half, half, self._of_policy(observation), starts, carry)
         return self.head.parameters(output[..., :-1] if self.shared else output, weights), carries
 
     def value(
@@ -92,7 +117,10 @@ class ActorCritic:
         if self.shared:
             output, carries = _output(self.body, weights, observation, starts, carry)
             return self.head.parameters(output[..., :-1], weights), output[..., -1], carries
-        observation = observation[:, None].expand(-1, 2, *observation.shape[1:])
+        if self.policy_width is None:
+            observation = observation[:, None].expand(-1, 2, *observation.shape[1:])
+        else:
+            observation = torch.stack([self._of_policy(observation), observation], 1)
         starts = None if starts is None else starts[:, None].expand(-1, 2, -1, -1)
         output, carries = _output(self.body, weights, observation, starts, carry)
         policy, value = output.unbind(1)

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from tutelage.recipes.rows import RESULTS, Row, read
+from tutelage.recipes.thesis import tables
 
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -74,6 +75,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "pendulum": scores,
     "pebble_control": scores,
     "deep_control": scores,
+    "many_agents": tables,
     "speed": plain,
     "reliability": counts,
 }

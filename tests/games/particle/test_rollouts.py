@@ -47,9 +47,9 @@ from tutelage.games.streams import stream_keys
 
 NAMES = ("simple_spread", "simple_adversary", "simple_tag", "simple_collect", "multi_collect")
 torch.set_num_threads(1)
-for name in NAMES:
+for name, copies in [*((name, 3) for name in NAMES), *((name, 512) for name in NAMES[:2])]:  # observations come in two ways
     world = make_world(f"particle:{name}?max_steps=2")
-    begun = world.start(stream_keys(range(3)), torch.zeros(3, dtype=torch.int64))
+    begun = world.start(stream_keys(range(copies)), torch.zeros(copies, dtype=torch.int64))
     state, expected = play(world, begun, 3)
     after, parts = compiled_rollout(world, 3, unroll=1, backend="aot_eager")(begun)
     numbers = lambda state, record: (*state, *record.observation, *record.action, record.reward, record.boundary)
@@ -57,7 +57,8 @@ for name in NAMES:
     ours, theirs = numbers(after, joined), numbers(state, expected)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
-    print(name)
+    if copies == 3:
+        print(name)
 """
 
 

@@ -1,7 +1,8 @@
 """Whole rollouts of a particle world under random actions, as one function of the state that can be compiled: how fast the world is."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,12 +52,11 @@ def play(world: World, state: State, steps: int) -> tuple[State, Trajectory]:
     return state, Trajectory(_stacked(observations), _stacked(actions), torch.stack(rewards), torch.stack(boundaries))
 
 
-def compiled_rollout(world: World, steps: int, unroll: int = 4, mode: str | None = None, backend: str = "inductor") -> Rollout:
+def compiled_rollout(world: World, steps: int, unroll: int = 4, cudagraphs: bool = False, backend: str = "inductor") -> Rollout:
     """`play`, compiled once for each number of copies.
 
     unroll: steps in one compiled graph; it must divide `steps`. More means less time between graphs, which matters below a thousand
-    copies, and a compilation that takes proportionally longer. mode, backend: of torch.compile; "reduce-overhead" captures CUDA
-    graphs, whose results last until the next call.
+    copies, and a compilation that takes proportionally longer. cudagraphs: captured on a GPU, where results last until the next call.
     Raises GameError where unroll does not divide steps.
     """
     if unroll < 1 or steps % unroll:
@@ -65,8 +65,15 @@ def compiled_rollout(world: World, steps: int, unroll: int = 4, mode: str | None
     def some_steps(state: State) -> tuple[State, Trajectory]:
         return play(world, state, unroll)
 
-    graph: Callable[[State], tuple[State, Trajectory]] = cast("Any", torch).compile(
-        some_steps, fullgraph=True, dynamic=False, mode=mode, backend=backend
+    # Nothing of the world can change: to ask on every call whether it has would take as long as several steps of few copies. What
+    # has been compiled is kept by code object, and without those guards one world would be given another's function.
+    ours = FunctionType(some_steps.__code__.replace(), some_steps.__globals__, closure=some_steps.__closure__)
+    options: dict[str, Any] = {"guard_filter_fn": lambda guards: [guard.guard_type == "TENSOR_MATCH" for guard in guards]}  # type: ignore
+    if cudagraphs:
+        options["triton.cudagraphs"] = True
+    compiler: Any = torch
+    graph: Callable[[State], tuple[State, Trajectory]] = compiler.compile(
+        ours, fullgraph=True, dynamic=False, options=options, backend=backend
     )
 
     def rollout(state: State) -> tuple[State, list[Trajectory]]:

@@ -1,0 +1,1 @@
+"""Many agents: who shares, who sees what while learning, and the learners that are told so."""

@@ -1,0 +1,198 @@
+"""Tables 6.3 to 6.6 of the thesis "Cooperative Multi-Agent Reinforcement Learning": `python -m tutelage.recipes.many_agents`.
+
+Twenty-five learners and schemes on Simple Target and Simple Confuse, each with continuous and with discrete actions (thesis: dspace
+20.500.11956/127431, its tables as NPFL139 lecture 14 prints them; its text and code are not public). One "Step" of its tables is
+1,000 steps of the environment here. The short protocol is 500,000 steps and two stacked seeds, printed at half of it, three quarters
+and the end, a few minutes a row; `--full` is 2,000,000 steps and five seeds. Without `--task` and `--method` everything is run; a run
+that was interrupted goes on where it stopped when the same command is given again, and one whose rows are there is not run again.
+
+In Simple Confuse the cooperators are the team, and the adversary is a learner of its own. A learned pair's return says little of the
+cooperators where their adversary failed to learn, so that they also meet adversaries that do not learn: one that waits at the midpoint
+of the landmarks, and one that follows the closest cooperator.
+"""
+
+import json
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from tutelage.evaluate.cross_play import CrossPlay
+from tutelage.evaluate.episodes import evaluate_members
+from tutelage.evaluate.policy import StackedPolicy
+from tutelage.experiment.config import ConfigError, RunConfig, nearest
+from tutelage.experiment.fingerprint import commit, hardware
+from tutelage.experiment.log import EVENTS, read_events
+from tutelage.experiment.run import EVALUATION_SEED, Experiment, play
+from tutelage.games.particle.game import ParticleGame
+from tutelage.games.particle.scripted import ScriptedTeam, Wish, navigators, splitters, to_closest, to_midpoint
+from tutelage.learn.many_agents import matd3
+from tutelage.recipes.rows import RESULTS, SCORE_EPISODES, Row, append, read, train_or_resume
+
+TASKS = {
+    f"{world}/{actions}": f"particle:{world}?actions={actions}"
+    for world in ("simple_target", "simple_confuse")
+    for actions in ("continuous", "discrete")
+}
+"""In the order of the tables 6.3 to 6.6."""
+THESIS: dict[str, dict[str, list[tuple[float, float]]]] = json.loads((Path(__file__).parent / "thesis_tables.json").read_text())
+"""By task and method the thesis' mean and "+-" at its steps 1000, 1500 and 2000; what the "+-" is, the lecture does not say."""
+POINTS = (0.5, 0.75, 1.0)
+"""Of the budget, where the tables print."""
+
+COPIES = 10
+PROTOCOL = matd3.Config(
+    hidden=(64, 64), discount=0.98, batch_size=256, learning_rate=1e-3, random_steps=2_500, update_every=1, exploration_noise=0.1
+)
+"""One update of 256 transitions for every 10 steps of the environment: with equal time it learned faster than 1,024 for every 100."""
+LEARNERS: dict[str, matd3.Config] = {
+    "ddpg": matd3.MADDPG(),
+    "td3": matd3.Config(),
+    "td4": matd3.MATD4(),
+}
+ADVERSARIES: dict[str, Wish] = {"midpoint": to_midpoint, "follower": to_closest}
+"""What the cooperators of Simple Confuse meet besides the adversary that learned with them."""
+REFERENCE = "scripted"
+"""The method of the rows in which nobody learns: the ceiling that returns are held against."""
+
+
+def method_of(config: matd3.Config) -> str:
+    """As the thesis names a row: [soft-]name[-fork]/scheme, where a name begins with MA under ct-de."""
+    name = "ddpg" if config.critics == 1 else "td4" if config.minimum_actor else "td3"
+    whole = f"{'ma' if config.scheme == 'ct-de' else ''}{name}"
+    return f"{'soft-' if config.soft else ''}{whole}{'-fork' if config.fork else ''}/{config.scheme}"
+
+
+def _methods() -> dict[str, matd3.Config]:
+    rows: list[matd3.Config] = []
+    for name, learner in LEARNERS.items():
+        for ahead in (False, True) if name != "ddpg" else (False,):
+            rows += [replace(learner, fork=ahead, soft=soft) for soft in (False, True)]
+            rows += [replace(learner, fork=ahead, scheme=scheme) for scheme in ("concurrent", "shared", "centralized")]
+    return {method_of(row): row for row in rows}
+
+
+METHODS = _methods()
+"""The twenty-five rows: what sets each apart, at the defaults of everything else."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All rows of the four tables, or some."""
+
+    task: str | None = None
+    """Which table, such as simple_target/continuous. None: all."""
+    method: str | None = None
+    """Which row, such as soft-matd4-fork/ct-de, or scripted. None: all."""
+    full: bool = False
+    """Two million steps and five seeds."""
+    seed: int = 0
+    """The first."""
+    scale: float = 1.0
+    """Shrinks steps, nets and batches, to try the recipe; rows then go where `results` says only if it is given."""
+    out: Path = Path("runs/many_agents")
+    """Where the runs lie."""
+    results: Path | None = None
+    """The file that rows are added to. None: benchmarks/results/many_agents.jsonl, at scale 1 only."""
+    device: str = "cpu"
+    """Where the nets live."""
+    compile: bool = False
+    """Compile the updates: faster, and equal to rounding."""
+    threads: int = 1
+    """Of torch."""
+
+
+def configuration(recipe: Recipe, task: str, method: str) -> RunConfig:
+    """One row as a run."""
+    given, total, tried = METHODS[method], 2_000_000 if recipe.full else 500_000, recipe.scale != 1.0
+    steps = max(round(total * recipe.scale) // COPIES, 8)
+    apart = {name: getattr(given, name) for name in ("scheme", "soft", "fork", "minimum_actor", "critics", "policy_delay", "target_noise")}
+    algorithm = replace(PROTOCOL, compile=recipe.compile, **apart)
+    if tried:
+        algorithm = replace(algorithm, hidden=(8, 8), batch_size=16, random_steps=2)
+    return RunConfig(
+        algorithm=algorithm, game=TASKS[task], steps=steps, seed=recipe.seed, seeds=5 if recipe.full else 2, copies=COPIES,
+        device=recipe.device, threads=recipe.threads, evaluate_every=max(steps // 20, 1) if not tried else steps // 4,
+        evaluation_episodes=SCORE_EPISODES if not tried else 2, checkpoint_every=max(steps // 4, 1), log_every=max(steps // 200, 1),
+        clips=3 if not tried else 0,
+    )  # fmt: skip
+
+
+def team_return(task: str, mean: float) -> float:
+    """What the tables print of the mean return of the team's agents: in Simple Confuse the sum over the two cooperators."""
+    return 2.0 * mean if task.startswith("simple_confuse") else mean
+
+
+def rows_of(recipe: Recipe, task: str, method: str, out: Path) -> list[Row]:
+    """The rows of a finished run: what it reached at each of POINTS, and for the cooperators of Simple Confuse whom else they met."""
+    episodes = SCORE_EPISODES if recipe.scale == 1.0 else 2
+    config = configuration(recipe, task, method)
+    with Experiment(config, out) as experiment:
+        experiment.restore()
+        stopped = {i for members in experiment.frozen().values() for i in members.nonzero().flatten().tolist()}
+        stamp = (hardware(config.device), commit())
+
+        def row(task: str, i: int, step: int, mean: float, seconds: float) -> Row:
+            error = "a net was frozen: its gradient was not finite" if i in stopped else None
+            score = None if error else round(team_return(task, mean), 2)
+            return Row(task, method, config.seed + i, step * COPIES, score, round(seconds, 1), *stamp, error)
+
+        events = [e for e in read_events(out / EVENTS) if e["event"] == "evaluation" and e.get("policy") == "learned"]
+        wanted = {max(round(point * config.steps / config.evaluate_every), 1) * config.evaluate_every for point in POINTS}
+        rows = [row(task, e["seed"] - config.seed, e["step"], e["mean"], e["seconds"]) for e in events if e["step"] in wanted]
+        if not task.startswith("simple_confuse"):
+            return rows
+        with closing(play(config, config.seeds * 10)) as game:
+            assert isinstance(game, ParticleGame) and game.players is not None
+            policy = StackedPolicy(experiment.learner, config.seeds, game.observation_space, game.action_space)
+            for name, wish in ADVERSARIES.items():
+                them = {game.players.teams[0]: policy, game.players.teams[1]: ScriptedTeam(game.world, [wish, *splitters(2)])}
+                met = evaluate_members(CrossPlay(game.players, them), game, config.seeds, episodes, EVALUATION_SEED)
+                rows += [row(f"{task}/{name}", i, config.steps, result.mean, experiment.seconds) for i, result in enumerate(met)]
+    return rows
+
+
+def reference(recipe: Recipe, task: str) -> list[Row]:
+    """What hand-written policies reach: navigators that share the landmarks; cooperators that split up, against each adversary."""
+    episodes = SCORE_EPISODES if recipe.scale == 1.0 else 2
+    rows: list[Row] = []
+    with closing(play(configuration(recipe, task, "matd3/ct-de"), 10)) as game:
+        assert isinstance(game, ParticleGame)
+        for name, wish in ADVERSARIES.items() if task.startswith("simple_confuse") else [("", None)]:
+            wishes = navigators(3) if wish is None else [wish, *splitters(2)]
+            [result] = evaluate_members(ScriptedTeam(game.world, wishes), game, 1, episodes, EVALUATION_SEED)
+            where = f"{task}/{name}" if name else task
+            rows.append(Row(where, REFERENCE, 0, 0, round(team_return(task, result.mean), 2), 0.0, hardware(), commit()))
+    return rows
+
+
+def main(recipe: Recipe, console: Console | None = None) -> None:
+    """Run or resume what was asked for and add its rows. Raises ConfigError for a row that is not there."""
+    known = [*METHODS, REFERENCE]
+    for what, given, names in (("task", recipe.task, TASKS), ("method", recipe.method, known)):
+        if given is not None and given not in names:
+            raise ConfigError(f"{what}={given} was given; the nearest that the tables have is {nearest(given, names)}")
+    results = recipe.results or (RESULTS / "many_agents.jsonl" if recipe.scale == 1.0 else None)
+    for task in [recipe.task] if recipe.task else TASKS:
+        for method in [recipe.method] if recipe.method else known:
+            config = None if method == REFERENCE else configuration(recipe, task, method)
+            steps = 0 if config is None else config.steps * COPIES
+            there = () if results is None else read(results)
+            if any((row.task, row.method, row.steps, row.seed) == (task, method, steps, recipe.seed) for row in there):
+                continue
+            if config is None:
+                if results is not None and any(row.method == REFERENCE and row.task.startswith(task) for row in there):
+                    continue
+                rows = reference(recipe, task)
+            else:
+                out = recipe.out / f"{task}-{method}{'-full' if recipe.full else ''}-{recipe.seed}".replace("/", "-")
+                train_or_resume(config, out, console or Console())
+                rows = rows_of(recipe, task, method, out)
+            if results is not None:
+                append(results, rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe, description=__doc__))
