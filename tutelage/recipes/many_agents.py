@@ -60,7 +60,7 @@ REFERENCE = "scripted"
 
 def method_of(config: matd3.Config) -> str:
     """As the thesis names a row: [soft-]name[-fork]/scheme, where a name begins with MA under ct-de."""
-    name = "ddpg" if config.critics == 1 else "td4" if config.minimum_actor else "td3"
+    name = "ddpg" if not config.twin_critics else "td4" if config.minimum_actor else "td3"
     whole = f"{'ma' if config.scheme == 'ct-de' else ''}{name}"
     return f"{'soft-' if config.soft else ''}{whole}{'-fork' if config.fork else ''}/{config.scheme}"
 
@@ -108,7 +108,9 @@ def configuration(recipe: Recipe, task: str, method: str) -> RunConfig:
     """One row as a run."""
     given, total, tried = METHODS[method], 2_000_000 if recipe.full else 500_000, recipe.scale != 1.0
     steps = max(round(total * recipe.scale) // COPIES, 8)
-    apart = {name: getattr(given, name) for name in ("scheme", "soft", "fork", "minimum_actor", "critics", "policy_delay", "target_noise")}
+    apart = {
+        name: getattr(given, name) for name in ("scheme", "soft", "fork", "minimum_actor", "twin_critics", "policy_delay", "target_noise")
+    }
     algorithm = replace(PROTOCOL, compile=recipe.compile, **apart)
     if tried:
         algorithm = replace(algorithm, hidden=(8, 8), batch_size=16, random_steps=2)

@@ -236,11 +236,11 @@ class Slow:
             with torch.no_grad():
                 following = self.seen(self.batch.next_observation, r, n)
                 ahead = {k: self.act(self.targets, k, r, following, noise, n, "target", legal) for k in self.order}
-                next_q = min(self.q(self.targets, i, r, j, following, ahead) for j in range(self.config.critics))
+                next_q = min(self.q(self.targets, i, r, j, following, ahead) for j in range(1 + self.config.twin_critics))
             reward, ended, _ = self.outcome(i, r, n)
             y = reward if ended else reward + self.config.discount * next_q
             seen, done = self.seen(self.batch.observation, r, n), self.done(r, n)
-            return sum(((self.q(self.leaves, i, r, j, seen, done) - y) ** 2 for j in range(self.config.critics)), torch.zeros(()))
+            return sum(((self.q(self.leaves, i, r, j, seen, done) - y) ** 2 for j in range(1 + self.config.twin_critics)), torch.zeros(()))
 
         return self.mean(squares)
 

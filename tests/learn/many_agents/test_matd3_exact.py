@@ -76,7 +76,7 @@ def test_critics_that_see_all_learn_the_payoffs():
     """Each its own agent's, of every joint choice; agents with different numbers of choices are two units."""
     payoffs = torch.tensor([[[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], [[-1.0, 2.0, 0.0], [2.0, -0.5, 1.0]]])
     game = MatrixGame(payoffs, 16)
-    made = learner(replace(QUICK, scheme="ct-de", random_steps=64, critics=1), game)
+    made = learner(replace(QUICK, scheme="ct-de", random_steps=64, twin_critics=False), game)
     team: Any = made.teams[0]
     rollout, held = Rollout(game, 2, range(16)), made.experience(64, 8)
     for step in range(64):

@@ -50,8 +50,8 @@ class Config:
     """Actors look two steps ahead through learned models of the world and of the reward (Wei & Ying 2021, arXiv 2010.01652)."""
     minimum_actor: bool = False
     """Actors climb the smaller critic, not the first one: TD4."""
-    critics: Literal[1, 2] = 2
-    """Of each agent; the target takes the smaller (DDPG: 1, TD3: 2)."""
+    twin_critics: bool = True
+    """Each agent has two critics, and the target takes the smaller (TD3), not one (DDPG)."""
     policy_delay: int = 2
     """Updates of the critics per update of actors and targets (DDPG: 1, TD3: 2)."""
     target_noise: float = 0.2
@@ -106,7 +106,7 @@ class Config:
 class MADDPG(Config):
     """Settings of MADDPG."""
 
-    critics: Literal[1, 2] = 1
+    twin_critics: bool = False
     policy_delay: int = 1
     target_noise: float = 0.0
 

@@ -31,7 +31,7 @@ class Team:
         """generators: one per seed."""
         self.config, self.view, self.generators, self.device, R = config, view, generators, device, len(generators)
         self._loss_of_team = loss
-        self.nets = make_nets(view, R, config.hidden, config.critics, config.fork)
+        self.nets = make_nets(view, R, config.hidden, 1 + config.twin_critics, config.fork)
         groups: dict[str, Group] = {}
         for kind in ("critics", "systems", "rewards", "actors"):
             for i, net in enumerate(getattr(self.nets, kind)):
