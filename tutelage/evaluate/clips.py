@@ -60,7 +60,7 @@ def record_episode(policy: Policy, game: Game, seed: int, max_steps: int, size: 
     frames = [_picture(game, size)]
     for _ in range(max_steps):
         step = playing.step(playing.act())
-        if step.mask[0]:
+        if step.mask[0].any():
             frames.append(_picture(game, size))
         if step.boundary[0]:
             break

@@ -1,8 +1,8 @@
 """The public task of many agents, simple_spread (N = 3, 25 steps, discrete): `python -m tutelage.recipes.simple_spread`.
 
-Learned in our batched world and judged in mpe2 itself, through the PettingZoo adapter: MAPPO for 10,000,000 steps, MATD3 for 1,500,000. A score
-is the mean return of an agent; uniformly random actions give -26.4 and the hand-written policy about -8. A run that was interrupted goes on
-where it stopped when the same command is given again, and one whose rows are there is not run again.
+Learned in our batched world and judged in mpe2 itself, through the PettingZoo adapter: MAPPO for 10,000,000 steps, MATD3 for 1,500,000. A
+score is the mean return of an agent; uniformly random actions give -26.4 and the hand-written policy about -8. A run that was
+interrupted goes on where it stopped when the same command is given again, and one whose rows are there is not run again.
 """
 
 from contextlib import closing
