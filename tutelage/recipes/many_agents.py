@@ -44,9 +44,11 @@ POINTS = (0.5, 0.75, 1.0)
 
 COPIES = 10
 PROTOCOL = matd3.Config(
-    hidden=(64, 64), discount=0.98, batch_size=256, learning_rate=1e-3, random_steps=2_500, update_every=1, exploration_noise=0.1
-)
-"""One update of 256 transitions for every 10 steps of the environment: with equal time it learned faster than 1,024 for every 100."""
+    hidden=(64, 64), discount=0.95, batch_size=256, learning_rate=1e-3, random_steps=2_500, update_every=1, exploration_noise=0.3,
+    max_grad_norm=10.0,
+)  # fmt: skip
+"""Chosen on seed 22. One update of 256 transitions for every 10 steps of the environment: at equal time it learned faster than one of 1,024
+for every 100. With exploration of 0.1 every learner stayed where all agents stand between the landmarks."""
 LEARNERS: dict[str, matd3.Config] = {
     "ddpg": matd3.MADDPG(),
     "td3": matd3.Config(),
