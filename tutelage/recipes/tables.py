@@ -76,6 +76,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "pebble_control": scores,
     "deep_control": scores,
     "many_agents": tables,
+    "simple_spread": scores,
     "speed": plain,
     "reliability": counts,
 }
