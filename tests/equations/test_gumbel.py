@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tutelage.equations.bellman import allow
-from tutelage.equations.gumbel import annealed_temperature, gapped, gumbel_max, gumbel_rao, perturbed_given, straight_through
+from tutelage.equations.gumbel import gapped, gumbel_max, gumbel_rao, perturbed_given, straight_through
 
 ESTIMATORS = [(straight_through, 1), (gumbel_rao, 4), (gapped, 1)]
 THETA = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0], dtype=torch.float64)
@@ -292,44 +292,6 @@ def test_bad_input_is_named():
         for temperature in (0.0, -1.0, math.nan):
             with pytest.raises(ValueError, match="temperature"):
                 estimator(THETA, exponential(S, 5), temperature)
-
-
-def test_annealing():
-    assert annealed_temperature(0, 2.5, 0.5, 2e6) == 2.5
-    assert annealed_temperature(1_000_000, 2.5, 0.5, 2e6) == pytest.approx(math.sqrt(2.5 * 0.5))  # half way: the geometric mean
-    assert annealed_temperature(2_000_000, 2.5, 0.5, 2e6) == pytest.approx(0.5) and annealed_temperature(10**9, 2.5, 0.5, 2e6) == 0.5
-    tau = 2.5
-    for n in range(2_000):  # the paper's recursion
-        assert annealed_temperature(n, 2.5, 0.5, 1_000) == pytest.approx(max(tau, 0.5), rel=1e-9)
-        tau *= (0.5 / 2.5) ** (1 / 1_000)
-    assert annealed_temperature(7, 1.0, 1.0, 10) == 1.0
-    for start, end, period in ((0.5, 2.5, 10), (1.0, 0.0, 10), (1.0, 0.5, 0), (math.nan, 0.5, 10)):
-        with pytest.raises(ValueError, match="annealing needs"):
-            annealed_temperature(1, start, end, period)
-
-
-# In a process of its own: the compiler cannot look through the checks of shapes that pytest wraps every function in.
-PROGRAM = """
-import torch
-from tutelage.equations.gumbel import gapped, gumbel_rao, straight_through
-
-torch.set_num_threads(1)
-g = torch.Generator().manual_seed(0)
-logits, v = torch.randn(7, 3, 5, generator=g), torch.randn(7, 3, 5, generator=g)
-logits[0, :, 1] = -torch.inf
-for estimator, S in ((straight_through, 1), (gumbel_rao, 4), (gapped, 1)):
-    compiled = torch.compile(estimator, fullgraph=True, backend=BACKEND)
-    noise = torch.empty(S, 7, 3, 5).exponential_(generator=g)
-    for temperature in (1.0, 0.9, 0.8):
-        results = []
-        for function in (estimator, compiled):
-            x = logits.clone().requires_grad_()
-            draw = function(x, noise, temperature)
-            results.append((draw.detach(), torch.autograd.grad(draw, x, v)[0]))
-        (eager_draw, eager_gradient), (draw, gradient) = results
-        assert torch.equal(draw, eager_draw)
-        torch.testing.assert_close(gradient, eager_gradient)
-"""
 
 
 def test_compiled_in_one_graph():

@@ -83,18 +83,6 @@ def perturbed_given(
     return -torch.where(choice > 0.0, highest, torch.logaddexp(log_e - logp, highest))
 
 
-def annealed_temperature(updates: int, start: float, end: float, period: int | float) -> float:
-    """TAGS: the temperature after n updates, falling from start to end over `period` of them, by the same factor each, and end after.
-
-    tau_n = max(start (end / start)^(n / period), end).
-
-    Tilbury et al. 2023 (arXiv 2302.10778), for `straight_through`. Raises ValueError unless 0 < end <= start and period > 0.
-    """
-    if not (0.0 < end <= start and period > 0.0):
-        raise ValueError(f"start={start}, end={end}, period={period} were given; annealing needs 0 < end <= start and a positive period")
-    return max(start * (end / start) ** (updates / period), end)
-
-
 def _with_gradient(
     choice: Float[Tensor, "*n K"], logits: Float[Tensor, "*n K"], x: Float[Tensor, "samples *n K"], temperature: float
 ) -> Float[Tensor, "*n K"]:
