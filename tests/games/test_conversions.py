@@ -263,7 +263,7 @@ def test_an_aecg_step_by_step(seed: int):
     st.integers(1, 3),
     st.lists(st.tuples(st.integers(1, 2), st.integers(1, 2)), min_size=1, max_size=2),
     st.integers(1, 2),
-    st.floats(0, 1),
+    st.floats(0, 1, allow_subnormal=False),
     st.booleans(),
 )
 def test_any_small_aecg_step_by_step(seed, states, sizes, outcomes, discount, only_on_turn):
