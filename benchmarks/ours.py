@@ -3,22 +3,35 @@
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from measures import ACTIONS, COPIES, NETS
 from peers.protocol import serve
+from run import Worker
 
 from tutelage.experience.replay import Replay
+from tutelage.experience.trajectory import Transition
 from tutelage.experiment.config import RunConfig
 from tutelage.experiment.run import Experiment
+from tutelage.games.make import make
+from tutelage.games.particle.address import make_world
+from tutelage.games.particle.rollouts import compiled_rollout
+from tutelage.games.streams import stream_keys
 from tutelage.learn.deep import dqn, ppo, sac, td3, trpo
+from tutelage.learn.learner import Progress
+from tutelage.learn.many_agents import matd3
 from tutelage.rewards import learned
 
 OBSERVATION, ACTION, MEMBERS, HIDDEN = 17, 6, 3, (256, 256, 256)
 COMPARISONS, LENGTH, BATCH = 500, 50, 32
 TRANSITIONS = 1_000_000
+AGENTS, SEEDS, ROLLOUT = 3, 5, 100
 NEVER = 10**9
 
 
@@ -112,6 +125,94 @@ def relabel(variant: str, threads: int, stack: ExitStack) -> Callable[[int], obj
     return relabelings
 
 
+def particle(kind: str, copies: int, variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """Steps of simple_spread under random actions, those of all copies together: one by one, or in compiled rollouts of 100."""
+    torch.set_num_threads(threads)
+    address, generator = f"particle:simple_spread?actions={kind}", torch.Generator().manual_seed(0)
+    if variant == "compiled":
+        world = make_world(address)
+        rollout = compiled_rollout(world, ROLLOUT)
+        state = world.start(stream_keys(range(copies)), torch.zeros(copies, dtype=torch.int64))
+
+        def rollouts(count: int) -> None:
+            nonlocal state
+            for _ in range(count // (copies * ROLLOUT)):
+                state, _ = rollout(state)
+
+        rollouts(2 * copies * ROLLOUT)
+        return rollouts
+    game = make(address, copies)
+    game.reset(seed=range(copies))
+
+    def steps(count: int) -> None:
+        for _ in range(count // copies):
+            if kind == "discrete":
+                action = torch.randint(5, (copies, AGENTS), generator=generator)
+            else:
+                action = 2.0 * torch.rand(copies, AGENTS, 2, generator=generator) - 1.0
+            ended = game.step((action,)).boundary
+            if ended.any():
+                game.reset(where=ended)
+
+    steps(copies * ROLLOUT)
+    return steps
+
+
+def many_agents(batch: int, width: int, seeds: int, compile: bool, threads: int) -> tuple[matd3.MATD3, Replay]:
+    """Stacked learners of simple_spread (continuous), and random experience of theirs."""
+    torch.set_num_threads(threads)
+    players = make_world("particle:simple_spread?actions=continuous").players
+    config = matd3.Config(batch_size=batch, hidden=(width, width), random_steps=0, update_every=1, compile=compile)
+    learner = matd3.MATD3(config, players, [torch.Generator().manual_seed(seed) for seed in range(seeds)])
+    replay, draw = learner.experience(2 * batch, 1), torch.Generator().manual_seed(0)
+    never = torch.zeros(seeds, 1, AGENTS, dtype=torch.bool)
+    for _ in range(2 * batch):
+        seen, following = torch.randn(2, seeds, 1, learner.observation_width, generator=draw)
+        action = 2.0 * torch.rand(seeds, 1, learner.action_width, generator=draw) - 1.0
+        reward = torch.randn(seeds, 1, AGENTS, generator=draw)
+        replay.add(Transition(seen, action, reward, following, following, never, never[..., 0], ~never))
+    return learner, replay
+
+
+def matd3_updates(batch: int, width: int, variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """Updates on one batch, as the peers'."""
+    learner, replay = many_agents(batch, width, 1, variant == "compiled", threads)
+    given, [team] = replay.sample(batch, learner.generators), learner.teams
+
+    def updates(count: int) -> None:
+        for _ in range(count):
+            team.update_on(given)
+
+    updates(20)
+    return updates
+
+
+def matd3_seeds(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """Updates with their sampling, those of five seeds together: stacked, or each in a process of its own, two at a time."""
+    kind, _, compiled = variant.partition("-")
+    if kind == "processes":
+        command = [sys.executable, __file__, "matd3-seeds", f"alone-{compiled}"]
+        workers = [Worker(command, threads) for _ in range(SEEDS)]
+        for worker in workers:
+            stack.callback(worker.close)
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+
+        def processes(count: int) -> None:
+            halves = [workers[i % SEEDS] for i in range(2 * SEEDS)]  # so that there is always another for who has finished
+            list(pool.map(lambda worker: worker.seconds(count // (2 * SEEDS)), halves))
+
+        return processes
+    seeds = SEEDS if kind == "stacked" else 1
+    learner, replay = many_agents(1024, 64, seeds, bool(compiled), threads)
+
+    def updates(count: int) -> None:
+        for step in range(count // seeds):
+            learner.update(replay, Progress(step + 1, 0))
+
+    updates(20 * seeds)
+    return updates
+
+
 def matrix_products(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
     """Products of two matrices of 1024 x 1024: what "the limit" means."""
     torch.set_num_threads(threads)
@@ -135,6 +236,9 @@ WORK = {
     "trpo": trpo_on_cheetah,
     "reward-epoch": reward_epochs,
     "relabel": relabel,
+    **{f"particle-{kind}-{copies}": partial(particle, kind, copies) for kind, copies in product(ACTIONS, COPIES)},
+    **{name: partial(matd3_updates, *sizes) for name, sizes in NETS.items()},
+    "matd3-seeds": matd3_seeds,
     "matrix": matrix_products,
 }
 

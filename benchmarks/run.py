@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from measures import FAMILIES, MATRIX, MEASURES, OURS, PEERS, SCRIPTS
 from rich.console import Console
 from rich.table import Table
 
@@ -27,150 +27,6 @@ from tutelage.experiment.fingerprint import commit, hardware
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed.jsonl"
-OURS = "tutelage"
-# library -> environment and name of its list
-PEERS = {"stable-baselines3": "sb3", "sb3-contrib": "sb3", "sbx": "sbx", "imitation": "imitation"}
-SCRIPTS = {  # and, after a space, what it is told before the number of threads
-    ("sac", "stable-baselines3"): "sb3_sac.py",
-    ("sac", "sbx"): "sbx_sac.py",
-    ("td3", "stable-baselines3"): "sb3_td3.py",
-    ("td3", "sbx"): "sbx_td3.py",
-    ("dqn", "stable-baselines3"): "sb3_dqn.py",
-    ("ppo", "stable-baselines3"): "sb3_ppo.py CartPole-v1 8",
-    ("ppo", "sbx"): "sbx_ppo.py CartPole-v1 8",
-    ("ppo-cheetah", "stable-baselines3"): "sb3_ppo.py HalfCheetah-v5 1",
-    ("trpo", "sb3-contrib"): "sb3_trpo.py HalfCheetah-v5 1",
-    ("reward-epoch", "imitation"): "imitation_rewards.py",
-}
-
-
-def macs(sizes: Sequence[int]) -> int:
-    """Multiply-adds of one row through linear layers of these widths."""
-    return sum(a * b for a, b in pairwise(sizes))
-
-
-def sac_update_flops(observation: int = 3, action: int = 1, hidden: tuple[int, ...] = (256, 256), batch: int = 256) -> int:
-    """Of the matrix products of one update.
-
-    Forward: the actor at s and s', the twin critics at (s, a), at (s, pi(s)) and as targets. Backward: to weights and inputs of actor and
-    critics, but not to the inputs of their first layers; and through the critics to the action, without their weights.
-    """
-    actor, critic = (observation, *hidden, 2 * action), (observation + action, *hidden, 1)
-    forward = 2 * macs(actor) + 3 * 2 * macs(critic)
-    own = 2 * macs(actor) - macs(actor[:2]) + 2 * (2 * macs(critic) - macs(critic[:2]))
-    return 2 * batch * (forward + own + 2 * macs(critic))
-
-
-def td3_update_flops(observation: int = 3, action: int = 1, hidden: tuple[int, ...] = (400, 300), batch: int = 256) -> float:
-    """The same, the mean of two updates, of which one moves the actor.
-
-    Forward: the target actor at s', the twin critics at (s, a) and as targets; for the actor, itself at s and one critic.
-    Backward as for SAC.
-    """
-    actor, critic = (observation, *hidden, action), (observation + action, *hidden, 1)
-    critics = macs(actor) + 2 * 2 * macs(critic) + 2 * (2 * macs(critic) - macs(critic[:2]))
-    moves = macs(actor) + 2 * macs(critic) + 2 * macs(actor) - macs(actor[:2])
-    return 2 * batch * (critics + moves / 2)
-
-
-def dqn_step_flops(
-    observation: int = 4, actions: int = 2, hidden: tuple[int, ...] = (64, 64), batch: int = 32, update_every: int = 4
-) -> float:
-    """Of one step of the game: the net at one observation, and the share of an update."""
-    net = (observation, *hidden, actions)
-    return 2 * (macs(net) + batch * (4 * macs(net) - macs(net[:2])) / update_every)
-
-
-def ppo_step_flops(observation: int, outputs: int, hidden: tuple[int, ...] = (64, 64), epochs: int = 10) -> int:
-    """Of one step of one copy: the policy that plays it, policy and value of the full window, and forward and backward in each epoch."""
-    policy, value = (observation, *hidden, outputs), (observation, *hidden, 1)
-    learned = sum(3 * macs(net) - macs(net[:2]) for net in (policy, value))
-    return 2 * (2 * macs(policy) + macs(value) + epochs * learned)
-
-
-def trpo_step_flops(observation: int, outputs: int, hidden: tuple[int, ...] = (64, 64), products: int = 16, epochs: int = 10) -> int:
-    """The same, with a gradient, products with the Fisher matrix (the tangent forward, its transpose backward) and one step searched."""
-    policy, value = (observation, *hidden, outputs), (observation, *hidden, 1)
-    backward = {net: 2 * macs(net) - macs(net[:2]) for net in (policy, value)}
-    moves = macs(policy) + backward[policy] + products * (macs(policy) + backward[policy]) + macs(policy)
-    return 2 * (2 * macs(policy) + macs(value) + moves + epochs * (macs(value) + backward[value]))
-
-
-REWARD_NET, MEMBERS = (17 + 6, 256, 256, 256, 1), 3
-EPOCH_FLOPS = 2 * MEMBERS * (500 * 2 * 50) * (3 * macs(REWARD_NET) - macs(REWARD_NET[:2]))
-RELABEL_FLOPS = 2 * MEMBERS * 1_000_000 * macs(REWARD_NET)
-PRODUCT_FLOPS = 2 * 1024**3
-
-
-@dataclass(frozen=True)
-class Target:
-    """What issues 2 and 3 ask for."""
-
-    variant: str
-    kind: str
-    """"ratio" to `than`, "share" of the matrix-product limit, or "seconds" at most."""
-    bound: float
-    than: str = ""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One kind of work and who does it; the first peer is the reference of ratios."""
-
-    unit: str
-    per_block: int
-    """Units of work in one turn."""
-    flops: float
-    """Of the products in one unit."""
-    ours: tuple[str, ...]
-    peers: tuple[str, ...] = ()
-    targets: tuple[Target, ...] = ()
-    rate: bool = False
-    """Whether the value is units per second; else seconds per unit."""
-
-
-MEASURES = {
-    "sac": Measure(
-        "steps/s", 200, sac_update_flops(), ("eager", "compiled"), ("stable-baselines3", "sbx"), rate=True,
-        targets=(
-            Target("eager", "ratio", 1.6, "stable-baselines3"),
-            Target("eager", "ratio", 1.0, "sbx"),
-            Target("compiled", "ratio", 2.0, "stable-baselines3"),
-        ),
-    ),
-    "td3": Measure(
-        "steps/s", 200, td3_update_flops(), ("eager", "compiled"), ("stable-baselines3", "sbx"), rate=True,
-        targets=(
-            Target("eager", "ratio", 1.4, "stable-baselines3"),
-            Target("compiled", "ratio", 1.8, "stable-baselines3"),
-            Target("compiled", "ratio", 1.0, "sbx"),
-        ),
-    ),
-    "dqn": Measure(
-        "steps/s", 2000, dqn_step_flops(), ("eager", "compiled"), ("stable-baselines3",), rate=True,
-        targets=(Target("compiled", "ratio", 2.0, "stable-baselines3"),),
-    ),
-    "ppo": Measure(
-        "steps/s", 8 * 2048, ppo_step_flops(4, 2), ("eager", "compiled"), ("stable-baselines3", "sbx"), rate=True,
-        targets=(
-            Target("eager", "ratio", 2.5, "stable-baselines3"),
-            Target("eager", "ratio", 1.5, "sbx"),
-            Target("compiled", "ratio", 2.5, "stable-baselines3"),
-            Target("compiled", "ratio", 1.5, "sbx"),
-        ),
-    ),
-    "ppo-cheetah": Measure(
-        "steps/s", 2 * 2048, ppo_step_flops(17, 6), ("eager", "compiled"), ("stable-baselines3",), rate=True,
-        targets=(Target("eager", "ratio", 2.0, "stable-baselines3"), Target("compiled", "ratio", 2.0, "stable-baselines3")),
-    ),
-    "trpo": Measure(
-        "steps/s", 2 * 2048, trpo_step_flops(17, 6), ("eager",), ("sb3-contrib",), rate=True,
-        targets=(Target("eager", "ratio", 2.0, "sb3-contrib"),),
-    ),
-    "reward-epoch": Measure("s/epoch", 1, EPOCH_FLOPS, ("eager",), ("imitation",), (Target("eager", "ratio", 2.5, "imitation"),)),
-    "relabel": Measure("s/million", 1, RELABEL_FLOPS, ("eager",), targets=(Target("eager", "share", 0.5),)),
-}  # fmt: skip
-MATRIX = Measure("products", 40, PRODUCT_FLOPS, ("eager",))
 HELP_SECONDS = 0.5
 
 
@@ -184,7 +40,7 @@ class Row:
     value: float
     unit: str
     ratio: float | None
-    """Speed over that of the measure's first peer; None where there is none."""
+    """Speed over that of the measure's first peer or other reference; None where there is none."""
     threads: int | None
     matrix_gflops: float | None
     share_of_limit: float | None
@@ -269,13 +125,15 @@ def measure(name: str, rounds: int, threads: Sequence[int], console: Console) ->
             products.append(matrix.seconds(MATRIX.per_block))
             for key, worker in workers.items():
                 seconds[key].append(worker.seconds(work.per_block) / work.per_block)
-    gflops = MATRIX.per_block * PRODUCT_FLOPS / median(products) / 1e9
+    assert MATRIX.flops is not None
+    gflops = MATRIX.per_block * MATRIX.flops / median(products) / 1e9
+    reference = (work.peers[0], "default") if work.peers else (OURS, work.over)
     rows: list[Row] = []
     for (library, variant), own in seconds.items():
         per_unit = median(own)
-        ratio = median(a / b for a, b in zip(seconds[work.peers[0], "default"], own, strict=True)) if work.peers else None
+        ratio = median(a / b for a, b in zip(seconds[reference], own, strict=True)) if reference in seconds else None
         value = round(1.0 / per_unit if work.rate else per_unit, 3)
-        share = round(work.flops / per_unit / 1e9 / gflops, 3)
+        share = None if work.flops is None else round(work.flops / per_unit / 1e9 / gflops, 3)
         ratio = None if ratio is None else round(ratio, 3)
         rows.append(Row(name, library, variant, value, work.unit, ratio, workers[library, variant].threads, round(gflops, 1), share))
     for worker in (matrix, *workers.values()):
@@ -307,8 +165,12 @@ def verdicts(name: str, rows: Sequence[Row]) -> list[tuple[str, bool]]:
                 (f"{target.variant}: {row.share_of_limit} of the limit, {target.bound} wanted", (row.share_of_limit or 0.0) >= target.bound)
             )
             continue
-        ratio = (row.ratio or 0.0) / (by[target.than, "default"].ratio or 1.0)
-        found.append((f"{target.variant}: {ratio:.2f} times {target.than}, {target.bound} wanted", ratio >= target.bound))
+        if target.kind == "value":
+            found.append((f"{target.variant}: {row.value:g} {row.unit}, {target.bound:g} wanted", row.value >= target.bound))
+            continue
+        than = by[target.than, "default"] if target.than in MEASURES[name].peers else by[OURS, target.than]
+        ratio = (row.ratio or 0.0) / (than.ratio or 1.0)
+        found.append((f"{target.variant}: {ratio:.2f} times {target.than}, {target.bound:.3g} wanted", ratio >= target.bound))
     return found
 
 
@@ -316,7 +178,7 @@ def main() -> None:
     """Measure, print, and add the rows to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", nargs="+", choices=[*MEASURES, "help"], default=[*MEASURES, "help"], help="measures to take (default: all)"
+        "--only", nargs="+", choices=[*MEASURES, *FAMILIES, "help"], default=[*MEASURES, "help"], help="measures to take (default: all)"
     )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each library (default: 7)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to choose from (default: 1 2)")
@@ -324,7 +186,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    for name in options.only:
+    for name in (member for given in options.only for member in FAMILIES.get(given, [given])):
         rows = measure_help(options.rounds) if name == "help" else measure(name, options.rounds, options.threads, console)
         with options.results.open("a") as file:
             file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
