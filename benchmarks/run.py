@@ -70,7 +70,8 @@ class Worker:
         self._process = subprocess.Popen(
             [*command, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
         )
-        self._answer()
+        while self._answer() != "ready\n":  # what libraries print while they are imported
+            pass
 
     def seconds(self, count: int) -> float:
         """Of `count` units of work."""

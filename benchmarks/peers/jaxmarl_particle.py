@@ -9,15 +9,12 @@ numbers in [0, 1].
 
 import os
 import sys
-from contextlib import redirect_stdout
 
 os.environ["NPROC"] = sys.argv[3]  # the size of XLA's thread pool; read when jax is imported
 
 import jax
+from jaxmarl import make
 from protocol import serve
-
-with redirect_stdout(sys.stderr):  # its import has something to say, and run.py would take it for an answer
-    from jaxmarl import make
 
 STEPS = 100
 kind, copies = sys.argv[1], int(sys.argv[2])
