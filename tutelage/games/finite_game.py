@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.games.finite import FiniteMDP, FinitePOMDP
 from tutelage.games.spec import CannotSnapshot, Discrete, Game, GameError, Nested, Snapshot, Step
-from tutelage.games.streams import stream_keys, uniforms
+from tutelage.games.streams import pick, stream_keys, thresholds, uniforms
 
 FREE, WALL, GOAL, PIT, AGENT, LINE = (244, 244, 240), (84, 88, 96), (132, 196, 140), (224, 128, 120), (52, 104, 192), (200, 200, 196)
 """Colors of the picture: cells, walls, exits that pay, other ends, the agent, the lines between cells."""
@@ -32,8 +32,8 @@ class FiniteGame(Game):
         self.action_space = Discrete(self.mdp.actions)
         self.observation_space = Discrete(self.mdp.states if isinstance(world, FiniteMDP) else world.first_likelihood.shape[1])
         self._ladder = _ladder(self.mdp)
-        self._start = _edge(self.mdp.start)
-        self._likelihoods = None if isinstance(world, FiniteMDP) else (_edge(world.likelihood), _edge(world.first_likelihood))
+        self._start = thresholds(self.mdp.start)
+        self._likelihoods = None if isinstance(world, FiniteMDP) else (thresholds(world.likelihood), thresholds(world.first_likelihood))
         self._state, self._observation, self._steps, self._key, self._drawn = torch.zeros(5, copies, dtype=torch.int64).unbind()
         self._seeded, self._playing = torch.zeros(2, copies, dtype=torch.bool).unbind()
 
@@ -53,7 +53,7 @@ class FiniteGame(Game):
         self._state = torch.where(which, first, self._state)
         seen = self._state
         if self._likelihoods is not None:
-            seen = torch.where(which, _pick(self._likelihoods[1][self._state], self._draw(which)), self._observation)
+            seen = torch.where(which, pick(self._likelihoods[1][self._state], self._draw(which)), self._observation)
         self._observation, self._playing = seen, self._playing | which
         self._steps = torch.where(which, 0, self._steps)
         return self._observation.clone()
@@ -71,7 +71,7 @@ class FiniteGame(Game):
         self._state = self.mdp.next_state[outcome].long()
         self._observation = self._state
         if self._likelihoods is not None:
-            self._observation = _pick(self._likelihoods[0][pair // self.mdp.states, self._state], self._draw(everyone))
+            self._observation = pick(self._likelihoods[0][pair // self.mdp.states, self._state], self._draw(everyone))
         self._steps = self._steps + 1
         terminated = self.mdp.terminated[outcome]
         boundary = terminated if self.max_steps is None else terminated | (self._steps >= self.max_steps)
@@ -165,17 +165,3 @@ def _ladder(mdp: FiniteMDP) -> Float64[Tensor, "E"]:
     last = mdp.edges[1:][mdp.edges.diff() > 0] - 1
     ladder[last] = (pair[last] + 1).double()  # whatever rounding left
     return ladder
-
-
-def _edge(probability: Tensor) -> Tensor:
-    """Cumulative probabilities along the last axis, the last one beyond every draw."""
-    edge = probability.cumsum(-1)
-    edge[..., -1] = 1.0
-    # A possible last entry may be followed by impossible ones: none of these may take what rounding left over.
-    beyond = probability.flip(-1).cumsum(-1).flip(-1) == probability
-    return torch.where(beyond, 1.0, edge)
-
-
-def _pick(edges: Float64[Tensor, "B O"], draw: Float64[Tensor, "B"]) -> Int64[Tensor, "B"]:
-    """The entry of each row that the draw falls into."""
-    return torch.searchsorted(edges, draw[:, None], right=True)[:, 0]

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Generator, Tensor
 
 from tutelage.games.spec import CannotSnapshot, Discrete, Game, GameError, Group, Nested, Players, Snapshot, Space, Step
-from tutelage.games.streams import stream_keys, uniforms
+from tutelage.games.streams import pick, stream_keys, thresholds, uniforms
 
 
 @dataclass(frozen=True)
@@ -169,17 +169,6 @@ def check_discount(discount: float, name: str) -> None:
     """Raises GameError where it is not from 0 to 1."""
     if not 0.0 <= discount <= 1.0:
         raise GameError(f"{name}: the discount {discount} was given; a number from 0 to 1 was expected")
-
-
-def thresholds(probability: Float64[Tensor, "*n K"]) -> Float64[Tensor, "*n K"]:
-    """Cumulative probabilities, beyond every draw from the last possible entry on: rounding leaves nothing to impossible ones."""
-    total = probability.cumsum(-1)
-    return torch.where(total >= total[..., -1:], 1.0, total)
-
-
-def pick(limits: Float64[Tensor, "B K"], draw: Float64[Tensor, "B"]) -> Int64[Tensor, "B"]:
-    """The entry of each row of thresholds that the draw falls into."""
-    return torch.searchsorted(limits, draw[:, None], right=True)[:, 0]
 
 
 def one_team(names: Sequence[str], observation_spaces: Sequence[Space], action_spaces: Sequence[Space]) -> Players:

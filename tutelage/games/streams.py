@@ -23,6 +23,20 @@ def uniforms(keys: Int64[Tensor, "*n"], drawn: Int64[Tensor, "*n"]) -> Float64[T
     return shift(mix(keys + drawn * GOLDEN), 11).double() * 2.0**-53
 
 
+def thresholds(probability: Float64[Tensor, "*n K"]) -> Float64[Tensor, "*n K"]:
+    """Cumulative probabilities along the last axis, the last one beyond every draw."""
+    edge = probability.cumsum(-1)
+    edge[..., -1] = 1.0
+    # A possible last entry may be followed by impossible ones: none of these may take what rounding left over.
+    beyond = probability.flip(-1).cumsum(-1).flip(-1) == probability
+    return torch.where(beyond, 1.0, edge)
+
+
+def pick(limits: Float64[Tensor, "B K"], draw: Float64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+    """The entry of each row of thresholds that the draw falls into."""
+    return torch.searchsorted(limits, draw[:, None], right=True)[:, 0]
+
+
 def mix(z: Int64[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
     """A bijection of 64 bits in which every bit of the argument reaches every bit of the result."""
     z = (z ^ shift(z, 30)) * -4658895280553007687

@@ -29,7 +29,7 @@ from tutelage.experiment.run import EVALUATION_SEED, Experiment, play
 from tutelage.games.particle.game import ParticleGame
 from tutelage.games.particle.scripted import ScriptedTeam, Wish, navigators, splitters, to_closest, to_midpoint
 from tutelage.learn.many_agents import matd3
-from tutelage.recipes.rows import RESULTS, SCORE_EPISODES, Row, append, read, train_or_resume
+from tutelage.recipes.rows import RESULTS, SCORE_EPISODES, Row, add_rows, append, read, seed_rows
 
 TASKS = {
     f"{world}/{actions}": f"particle:{world}?actions={actions}"
@@ -129,32 +129,24 @@ def team_return(task: str, mean: float) -> float:
     return 2.0 * mean if task.startswith("simple_confuse") else mean
 
 
-def rows_of(recipe: Recipe, task: str, method: str, out: Path) -> list[Row]:
+def rows_of(experiment: Experiment, task: str, method: str, episodes: int) -> list[Row]:
     """The rows of a finished run: what it reached at each of POINTS, and for the cooperators of Simple Confuse whom else they met."""
-    episodes = SCORE_EPISODES if recipe.scale == 1.0 else 2
-    config = configuration(recipe, task, method)
-    with Experiment(config, out) as experiment:
-        experiment.restore()
-        stopped = {i for members in experiment.frozen().values() for i in members.nonzero().flatten().tolist()}
-        stamp = (hardware(config.device), commit())
-
-        def row(task: str, i: int, step: int, mean: float, seconds: float) -> Row:
-            error = "a net was frozen: its gradient was not finite" if i in stopped else None
-            score = None if error else round(team_return(task, mean), 2)
-            return Row(task, method, config.seed + i, step * COPIES, score, round(seconds, 1), *stamp, error)
-
-        events = [e for e in read_events(out / EVENTS) if e["event"] == "evaluation" and e.get("policy") == "learned"]
-        wanted = {max(round(point * config.steps / config.evaluate_every), 1) * config.evaluate_every for point in POINTS}
-        rows = [row(task, e["seed"] - config.seed, e["step"], e["mean"], e["seconds"]) for e in events if e["step"] in wanted]
-        if not task.startswith("simple_confuse"):
-            return rows
-        with closing(play(config, config.seeds * 10)) as game:
-            assert isinstance(game, ParticleGame) and game.players is not None
-            policy = StackedPolicy(experiment.learner, config.seeds, game.observation_space, game.action_space)
-            for name, wish in ADVERSARIES.items():
-                them = {game.players.teams[0]: policy, game.players.teams[1]: ScriptedTeam(game.world, [wish, *splitters(2)])}
-                met = evaluate_members(CrossPlay(game.players, them), game, config.seeds, episodes, EVALUATION_SEED)
-                rows += [row(f"{task}/{name}", i, config.steps, result.mean, experiment.seconds) for i, result in enumerate(met)]
+    config, rows = experiment.config, list[Row]()
+    events = [e for e in read_events(experiment.out / EVENTS) if e["event"] == "evaluation" and e.get("policy") == "learned"]
+    for step in [max(round(point * config.steps / config.evaluate_every), 1) * config.evaluate_every for point in POINTS]:
+        reached = {e["seed"]: e for e in events if e["step"] == step}
+        means = [team_return(task, reached[seed]["mean"]) for seed in experiment.seeds]
+        seconds = round(reached[experiment.seeds[0]]["seconds"], 1)
+        rows += [replace(row, steps=step * COPIES, seconds=seconds) for row in seed_rows(experiment, task, method, means)]
+    if not task.startswith("simple_confuse"):
+        return rows
+    with closing(play(config, config.seeds * 10)) as game:
+        assert isinstance(game, ParticleGame) and game.players is not None
+        policy = StackedPolicy(experiment.learner, config.seeds, game.observation_space, game.action_space)
+        for name, wish in ADVERSARIES.items():
+            them = {game.players.teams[0]: policy, game.players.teams[1]: ScriptedTeam(game.world, [wish, *splitters(2)])}
+            met = evaluate_members(CrossPlay(game.players, them), game, config.seeds, episodes, EVALUATION_SEED)
+            rows += seed_rows(experiment, f"{task}/{name}", method, [team_return(task, result.mean) for result in met])
     return rows
 
 
@@ -181,21 +173,12 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
     results = recipe.results or (RESULTS / "many_agents.jsonl" if recipe.scale == 1.0 else None)
     for task in [recipe.task] if recipe.task else TASKS:
         for method in [recipe.method] if recipe.method else known:
-            config = None if method == REFERENCE else configuration(recipe, task, method)
-            steps = 0 if config is None else config.steps * COPIES
-            there = () if results is None else read(results)
-            if any((row.task, row.method, row.steps, row.seed) == (task, method, steps, recipe.seed) for row in there):
-                continue
-            if config is None:
-                if results is not None and any(row.method == REFERENCE and row.task.startswith(task) for row in there):
-                    continue
-                rows = reference(recipe, task)
-            else:
+            if method != REFERENCE:
                 out = recipe.out / f"{task}-{method}{'-full' if recipe.full else ''}-{recipe.seed}".replace("/", "-")
-                train_or_resume(config, out, console or Console())
-                rows = rows_of(recipe, task, method, out)
-            if results is not None:
-                append(results, rows)
+                episodes = SCORE_EPISODES if recipe.scale == 1.0 else 2
+                add_rows(configuration(recipe, task, method), out, task, method, results, episodes, console or Console(), rows_of)
+            elif results is not None and not any(row.method == REFERENCE and row.task.startswith(task) for row in read(results)):
+                append(results, reference(recipe, task))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,18 +58,22 @@ def read(path: Path) -> list[Row]:
     return [Row(**json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
 
 
-def judged(experiment: Experiment, task: str, method: str, episodes: int = SCORE_EPISODES) -> list[Row]:
-    """Rows of a finished run: the final policy of every seed over `episodes` noise-free episodes."""
+def seed_rows(experiment: Experiment, task: str, method: str, means: Sequence[float]) -> list[Row]:
+    """Rows of a finished run, one for each seed's mean return; a seed with a net that froze has no score."""
     frozen = {i for members in experiment.frozen().values() for i in members.nonzero().flatten().tolist()}
-    scores = experiment.evaluate(episodes=episodes)
     steps = experiment.steps * experiment.config.copies
     return [
         Row(
-            task, method, seed, steps, None if i in frozen else round(sum(own) / len(own), 2), round(experiment.seconds, 1),
+            task, method, seed, steps, None if i in frozen else round(mean, 2), round(experiment.seconds, 1),
             hardware(experiment.config.device), commit(), "a net was frozen: its gradient was not finite" if i in frozen else None,
         )
-        for i, (seed, own) in enumerate(zip(experiment.seeds, scores, strict=True))
+        for i, (seed, mean) in enumerate(zip(experiment.seeds, means, strict=True))
     ]  # fmt: skip
+
+
+def judged(experiment: Experiment, task: str, method: str, episodes: int = SCORE_EPISODES) -> list[Row]:
+    """Rows of a finished run: the final policy of every seed over `episodes` noise-free episodes."""
+    return seed_rows(experiment, task, method, [sum(own) / len(own) for own in experiment.evaluate(episodes=episodes)])
 
 
 def train_or_resume(config: RunConfig, out: Path, console: Console) -> None:
@@ -80,7 +84,13 @@ def train_or_resume(config: RunConfig, out: Path, console: Console) -> None:
         train(config, out, console=console)
 
 
-def add_rows(config: RunConfig, out: Path, task: str, method: str, results: Path | None, episodes: int, console: Console) -> None:
+Judge = Callable[[Experiment, str, str, int], list[Row]]
+"""(finished run, task, method, episodes) -> its rows."""
+
+
+def add_rows(
+    config: RunConfig, out: Path, task: str, method: str, results: Path | None, episodes: int, console: Console, judge: Judge = judged
+) -> None:
     """Run or resume, judge the final policies and add their rows to `results` (None: nowhere); nothing, where they are there already."""
     wanted = (task, method, config.seed, config.steps * config.copies, None)
     if results is not None and any((row.task, row.method, row.seed, row.steps, row.library) == wanted for row in read(results)):
@@ -88,6 +98,6 @@ def add_rows(config: RunConfig, out: Path, task: str, method: str, results: Path
     train_or_resume(config, out, console)
     with Experiment(config, out) as experiment:
         experiment.restore()
-        rows = judged(experiment, task, method, episodes)
+        rows = judge(experiment, task, method, episodes)
     if results is not None:
         append(results, rows)

@@ -16,11 +16,10 @@ from rich.console import Console
 from tutelage.evaluate.episodes import evaluate_members
 from tutelage.evaluate.policy import StackedPolicy
 from tutelage.experiment.config import RunConfig
-from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.experiment.run import EVALUATION_SEED, Experiment
 from tutelage.games.make import make
 from tutelage.learn.many_agents import mappo, matd3
-from tutelage.recipes.rows import RESULTS, SCORE_EPISODES, Row, append, read, train_or_resume
+from tutelage.recipes.rows import RESULTS, SCORE_EPISODES, Row, add_rows, seed_rows
 
 LEARNED_IN = "particle:simple_spread?actions=discrete"
 JUDGED_IN = "zoo:mpe2.simple_spread_v3?max_cycles=25"
@@ -63,31 +62,20 @@ def configuration(recipe: Recipe) -> RunConfig:
     )  # fmt: skip
 
 
+def in_mpe2(experiment: Experiment, task: str, method: str, episodes: int) -> list[Row]:
+    """The rows of a finished run: its final policies over so many noise-free episodes of mpe2's own world."""
+    seeds = experiment.config.seeds
+    with closing(make(JUDGED_IN, seeds * min(episodes, 10))) as game:
+        policy = StackedPolicy(experiment.learner, seeds, game.observation_space, game.action_space)
+        results = evaluate_members(policy, game, seeds, episodes, EVALUATION_SEED)
+    return seed_rows(experiment, task, method, [result.mean for result in results])
+
+
 def main(recipe: Recipe, console: Console | None = None) -> None:
     """Run or resume, judge the final policies in mpe2 and add their rows."""
-    config = configuration(recipe)
     results = recipe.results or (RESULTS / "simple_spread.jsonl" if recipe.scale == 1.0 else None)
-    steps = config.steps * config.copies
-    if results is not None and any((r.method, r.seed, r.steps) == (recipe.method, recipe.seed, steps) for r in read(results)):
-        return
-    out = recipe.out / f"{recipe.method}-{recipe.seed}"
-    train_or_resume(config, out, console or Console())
-    episodes = SCORE_EPISODES if recipe.scale == 1.0 else 2
-    with Experiment(config, out) as experiment, closing(make(JUDGED_IN, config.seeds * min(episodes, 10))) as game:
-        experiment.restore()
-        policy = StackedPolicy(experiment.learner, config.seeds, game.observation_space, game.action_space)
-        judged = evaluate_members(policy, game, config.seeds, episodes, EVALUATION_SEED)
-        stopped = {i for members in experiment.frozen().values() for i in members.nonzero().flatten().tolist()}
-        rows = [
-            Row(
-                TASK, recipe.method, config.seed + i, steps, None if i in stopped else round(result.mean, 2),
-                round(experiment.seconds, 1), hardware(config.device), commit(),
-                "a net was frozen: its gradient was not finite" if i in stopped else None,
-            )
-            for i, result in enumerate(judged)
-        ]  # fmt: skip
-    if results is not None:
-        append(results, rows)
+    out, episodes = recipe.out / f"{recipe.method}-{recipe.seed}", SCORE_EPISODES if recipe.scale == 1.0 else 2
+    add_rows(configuration(recipe), out, TASK, recipe.method, results, episodes, console or Console(), in_mpe2)
 
 
 if __name__ == "__main__":
