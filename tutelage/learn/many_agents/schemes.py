@@ -115,6 +115,10 @@ class View:
             return [torch.cat(list(pieces), 1).flatten(1, 2)]
         return [piece.flatten(0, 1) for piece in pieces]
 
+    def rows(self, samples: int) -> list[int]:
+        """How many rows each unit sees of so many joint samples: shared nets see every agent's."""
+        return [samples * (len(self.order) if self.scheme == "shared" else 1)] * len(self.units)
+
     def observations(self, joint: Float[Tensor, "R N J"]) -> list[Float[Tensor, "_Rn _N _D"]]:
         """What the actors of each unit see, from joint observations."""
         units = self._cut([part.cut(joint, part.seen) for part in self.parts])

@@ -71,7 +71,7 @@ class Team:
 
     def update_on(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on a given batch; actors and targets move where it is their turn. Metrics `[R]`."""
-        config, rows = self.config, [x.shape[1] for x in self.view.observations(batch.observation)]
+        config, rows = self.config, self.view.rows(batch.reward.shape[1])
         self.train.updates += 1
         climb = not self.train.updates % config.policy_delay
         samples = 1 + config.gumbel_samples if ESTIMATORS[config.estimator][1] else 1
