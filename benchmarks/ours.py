@@ -27,6 +27,8 @@ from tutelage.learn.deep import dqn, ppo, sac, td3, trpo
 from tutelage.learn.learner import Progress
 from tutelage.learn.many_agents import matd3
 from tutelage.rewards import learned
+from tutelage.rewards.comparisons import Comparisons
+from tutelage.rewards.fitting import fit
 
 OBSERVATION, ACTION, MEMBERS, HIDDEN = 17, 6, 3, (256, 256, 256)
 COMPARISONS, LENGTH, BATCH = 500, 50, 32
@@ -93,18 +95,15 @@ def ensemble(threads: int) -> learned.RewardEnsemble:
 def reward_epochs(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
     """Passes over the comparisons, of random numbers as the peer's are."""
     model, draw = ensemble(threads), torch.Generator().manual_seed(1)
-    sides = [
-        (
-            torch.randn(1, COMPARISONS, LENGTH, OBSERVATION, generator=draw),
-            2.0 * torch.rand(1, COMPARISONS, LENGTH, ACTION, generator=draw) - 1.0,
-        )
-        for _ in range(2)
-    ]
+    observation = torch.randn(1, COMPARISONS, 2, LENGTH, OBSERVATION, generator=draw)
+    action = 2.0 * torch.rand(1, COMPARISONS, 2, LENGTH, ACTION, generator=draw) - 1.0
     label, weight = torch.randint(2, (1, COMPARISONS), generator=draw).float(), torch.ones(1, COMPARISONS)
+    nothing = torch.zeros(1, COMPARISONS, dtype=torch.int64), torch.zeros(1, COMPARISONS, 2), torch.ones(1, COMPARISONS, dtype=torch.bool)
+    comparisons = Comparisons(observation, action, label, weight, *nothing)
 
     def epochs(count: int) -> None:
         for _ in range(count):
-            model.fit(sides[0], sides[1], label, weight)
+            fit(model, comparisons)
 
     epochs(1)
     return epochs

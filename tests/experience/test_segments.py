@@ -133,7 +133,7 @@ def test_a_clip_replays_from_its_anchor_to_the_same_observations(tmp_path, steps
     archive, game = SegmentArchive(tmp_path), make("gym:Pendulum-v1", 1)
     for seed in range(2):
         for index in range(12):
-            clip = cut(replay, rollout.anchors, segments, seed, index, H)
+            clip = cut(replay, rollout.anchors, segments, seed, index)
             clip = SegmentArchive(tmp_path).get(archive.put(clip))
             if clip.snapshot is None:
                 assert capacity < steps  # the way back was forgotten with the ring
@@ -155,7 +155,7 @@ def test_no_way_leads_from_an_anchor_whose_actions_are_forgotten():
     segments = replay.segments(torch.stack([own[:38] for own in starts]), 2)
     ways = {}
     for index in range(38):
-        clip = cut(replay, rollout.anchors, segments, 1, index, 2)
+        clip = cut(replay, rollout.anchors, segments, 1, index)
         ways[83 + index // 2] = None if clip.snapshot is None else len(clip.lead_in)
     assert ways == dict.fromkeys(range(83, 100)) | {100: 0, 101: 1}
 
@@ -163,14 +163,14 @@ def test_no_way_leads_from_an_anchor_whose_actions_are_forgotten():
 def test_a_world_without_snapshots_still_gives_clips():
     rollout, replay = played(40, anchor_every=0)
     segments = replay.segments(torch.stack([own[:1] for own in replay.segment_starts(H, 10)]), H)
-    clip = cut(replay, rollout.anchors, segments, 0, 0, H)
+    clip = cut(replay, rollout.anchors, segments, 0, 0)
     assert clip.snapshot is None and clip.lead_in.shape == (0, 1) and torch.equal(clip.observation, segments.observation[0, 0])
 
 
 def test_the_clip_can_be_drawn():
     rollout, replay = played(60)
     segments = replay.segments(torch.stack([own[70:71] for own in replay.segment_starts(H, 10)]), H)
-    clip = cut(replay, rollout.anchors, segments, 1, 0, H)
+    clip = cut(replay, rollout.anchors, segments, 1, 0)
     assert clip.snapshot is not None
     frames = draw_segment(make("gym:Pendulum-v1", 1), clip.snapshot, clip.lead_in, clip.action, size=64)
     assert frames.shape == (H + 1, 64, 64, 3) and len({frame.tobytes() for frame in frames}) == H + 1

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from tutelage.experiment.run import Experiment, read_config
 from tutelage.games.spec import GameError
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
 from tutelage.learn.many_agents import mappo, matd3
-from tutelage.learn.preference import pebble
+from tutelage.learn.preference import christiano, family, pebble
+from tutelage.learn.preference.meta_reward_net import Config as MetaConfig
+from tutelage.learn.preference.rime import Config as RimeConfig
+from tutelage.learn.preference.surf import Config as SurfConfig
 from tutelage.learn.tabular import monte_carlo, q_learning, sarsa, td_lambda
 from tutelage.rewards import learned
 
@@ -28,6 +32,20 @@ OFF_POLICY: dict[str, Any] = dict(hidden=(8,), batch_size=8, random_steps=10)
 # Everything that holds a state of its own is on: normalization, memory, priorities, delays, schedules.
 ON_POLICY: dict[str, Any] = dict(hidden=(8,), window=16, normalize_observation=True, normalize_reward=True)
 MANY: dict[str, Any] = dict(update_every=3, fork=True, fork_threshold=10.0, **OFF_POLICY)
+SMALL_MODEL: dict[str, Any] = dict(hidden=(8,), members=2, batch_size=4, epochs=5)
+TAUGHT: dict[str, Any] = dict(
+    labels=8,
+    session_labels=4,
+    session_every=20,
+    pretraining_steps=10,
+    entropy_every=10,
+    poll_every=5,
+    segment_length=5,
+    candidates=2,
+    updates_after_reset=2,
+    sac=SMALL_SAC,
+    reward_model=learned.Config(**SMALL_MODEL),
+)
 CASES: dict[str, tuple[str, Any]] = {
     "monte-carlo": ("grid:lecture?max_steps=12", monte_carlo.Config()),
     "td-lambda": ("grid:lecture?max_steps=12", td_lambda.Config()),
@@ -47,16 +65,30 @@ CASES: dict[str, tuple[str, Any]] = {
     "matd4": ("particle:simple_target?agents=2&max_steps=9&actions=continuous", matd3.MATD4(scheme="concurrent", **MANY)),
     "mappo": ("particle:simple_tag?max_steps=9", mappo.Config(parameter_sharing=False, hidden=(8,), window=16, epochs=2, batch_size=8)),
     "ippo": ("particle:simple_spread?agents=2&max_steps=9", mappo.IPPO(hidden=(8,), window=16, epochs=2, batch_size=8)),
-    "pebble": (
-        "gym:Pendulum-v1",
-        pebble.Config(
-            labels=8, session_labels=4, session_every=20, pretraining_steps=10, entropy_every=10, poll_every=5, segment_length=5,
-            candidates=2, updates_after_reset=2, sac=SMALL_SAC,
-            reward_model=learned.Config(hidden=(8,), members=2, batch_size=4, epochs=5),
+    "christiano": (
+        "gym:CartPole-v1",
+        christiano.Config(
+            labels=8, initial_steps=20, segment_length=5, tape_steps=60, poll_every=5, candidates=2, learner="a2c", fit_labels=2,
+            a2c=a2c.Config(hidden=(8,), window=8, memory="gru", normalize_observation=True),
+            reward_model=replace(learned.CHRISTIANO, **SMALL_MODEL),
         ),
     ),
+    "prefppo": (
+        "gym:Pendulum-v1",
+        christiano.PrefPPO(
+            labels=8, initial_steps=20, session_labels=2, segment_length=5, poll_every=5, candidates=2,
+            ppo=ppo.Config(hidden=(8,), window=16, epochs=2, batch_size=8), reward_model=learned.Config(**SMALL_MODEL),
+        ),
+    ),
+    "pebble": ("gym:Pendulum-v1", pebble.Config(**TAUGHT)),
+    "surf": ("gym:Pendulum-v1", family.Surf(**TAUGHT, surf=SurfConfig(unlabeled_ratio=3, threshold=0.5, crop_shortest=4, crop_longest=6))),
+    "meta-reward-net": ("gym:Pendulum-v1", family.MetaRewardNet(**TAUGHT, meta=MetaConfig(every=3))),
+    "qpa": ("gym:Pendulum-v1", family.QPA(**TAUGHT, surf=SurfConfig(crop_shortest=3, crop_longest=4))),
+    "rune": ("gym:Pendulum-v1", family.Rune(**TAUGHT)),
+    "rime": ("gym:Pendulum-v1", family.Rime(**TAUGHT, rime=RimeConfig(fits=3, warm_start_steps=2))),
+    "star": ("gym:Pendulum-v1", family.Star(**TAUGHT)),
 }  # fmt: skip
-ALONE = [name for name in CASES if name != "pebble"]
+ALONE = [name for name in CASES if not ALGORITHMS[name].taught]
 WALL_CLOCK = {"time", "seconds"}
 
 

@@ -25,9 +25,10 @@ SMALL: dict[str, Any] = {
     "hidden": (16, 16), "batch_size": 16, "random_steps": 40, "window": 32, "epochs": 2, "value_epochs": 2, "critic_steps": 2,
     "sac.hidden": (16, 16), "sac.batch_size": 16, "sac.random_steps": 40, "pretraining_steps": 60, "session_every": 40, "session_labels": 6,
     "update_every": 20, "labels": 12, "segment_length": 10, "poll_every": 5, "reward_model.epochs": 3, "reward_model.hidden": (16,),
+    "initial_steps": 50, "trpo.window": 32, "ppo.window": 32, "meta.every": 30,
 }  # fmt: skip
 """Settings under which something is learned at once; an algorithm takes those that it has."""
-CONTINUOUS = {"sac", "pebble", "td3", "ddpg"}
+CONTINUOUS = {"sac", "td3", "ddpg", *(name for name, algorithm in ALGORITHMS.items() if algorithm.taught)}
 WORLD = "grid:lecture?slip=0.2"
 STEPS, SEED = 230, 3  # an episode of Pendulum, and some of the next
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from tutelage.experience.trees import pack, unpack
+from tutelage.rewards.comparisons import Comparisons
+from tutelage.rewards.fitting import fit
 from tutelage.rewards.learned import Config, RewardEnsemble
 
 R, N, H, D, A = 2, 14, 6, 3, 2
@@ -29,6 +31,16 @@ def clips(seed: int, members: int = R, pairs: int = N) -> tuple[tuple[Tensor, Te
 
 def ensemble(config: Config = SMALL, seeds: tuple[int, ...] = (1, 2)) -> RewardEnsemble:
     return RewardEnsemble(config, D, A, generators(*seeds))
+
+
+def fitted_to(
+    made: RewardEnsemble, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], label: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    """The metrics of a fit."""
+    key = torch.arange(label.numel()).view(label.shape)
+    true_return = torch.stack([left[0][..., 0].sum(-1), right[0][..., 0].sum(-1)], -1)
+    clips = [torch.stack([left[i], right[i]], 2) for i in (0, 1)]
+    return fit(made, Comparisons(*clips, label, weight, key, true_return, weight > 0))
 
 
 def cut(side: tuple[Tensor, Tensor], rows: slice, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
@@ -85,7 +97,7 @@ def test_a_fit_equals_a_slow_loop_over_modules(change: dict):
     label[0, 3] = 0.5  # a tie
     expected = slow_fit(made, generators_after_initialization(config), left, right, label, torch.arange(N))
     start = made.parameters.flat.clone()
-    made.fit(left, right, label, torch.ones(1, N))
+    fitted_to(made, left, right, label, torch.ones(1, N))
     assert (made.parameters.flat - start).abs().max() > 1e-3
     x = torch.cat([left[0][0], left[1][0]], -1)
     ours = made.member_rewards(left[0], left[1])
@@ -111,11 +123,11 @@ def test_a_seed_in_a_stack_learns_what_it_would_alone():
     weight = torch.ones(R, N)
     weight[1, 9:] = 0.0  # seeds with different numbers of labels
     stacked = ensemble()
-    metrics = stacked.fit(left, right, label, weight)
+    metrics = fitted_to(stacked, left, right, label, weight)
     for r, labels in ((0, N), (1, 9)):
         alone = ensemble(seeds=(r + 1,))
         sides = [cut(side, slice(r, r + 1), slice(labels)) for side in (left, right)]
-        own = alone.fit(sides[0], sides[1], label[r : r + 1, :labels], torch.ones(1, labels))
+        own = fitted_to(alone, sides[0], sides[1], label[r : r + 1, :labels], torch.ones(1, labels))
         torch.testing.assert_close(stacked.reward(*left)[r], alone.reward(*cut(left, slice(r, r + 1)))[0], atol=1e-5, rtol=1e-5)
         for name in metrics:
             assert metrics[name][r].item() == pytest.approx(own[name][0].item(), abs=1e-5)
@@ -132,7 +144,7 @@ def test_what_pads_hold_changes_nothing():
                 part[weight == 0.0] = fill
         label[weight == 0.0] = fill
         made = ensemble()
-        made.fit(left, right, label, weight)
+        fitted_to(made, left, right, label, weight)
         assert not made.optimizer.frozen.any()
         return made.parameters.flat
 
@@ -145,10 +157,10 @@ def test_a_seed_without_labels_is_left_as_it_is_and_may_learn_later():
     before = made.member_rewards(*left)
     weight = torch.ones(R, N)
     weight[1] = 0.0
-    metrics = made.fit(left, right, label, weight)
+    metrics = fitted_to(made, left, right, label, weight)
     assert metrics["fit_steps"].tolist() == [7.0, 0.0] and metrics["loss"][1].isnan() and metrics["accuracy"][1].isnan()
     assert torch.equal(made.member_rewards(*left)[1], before[1]) and not torch.equal(made.member_rewards(*left)[0], before[0])
-    assert made.fit(left, right, label, torch.ones(R, N))["fit_steps"].tolist() == [
+    assert fitted_to(made, left, right, label, torch.ones(R, N))["fit_steps"].tolist() == [
         3.0,
         7.0,
     ]  # the second fit of one, the first of the other
@@ -165,8 +177,8 @@ def test_other_labels_of_a_seed_change_no_bit_of_another():
         elif change == "broken":
             left[0][0, 3] = math.nan
         made = ensemble(dataclasses.replace(SMALL, target_accuracy=0.9, min_steps=2), (1, 2, 3))
-        steps = made.fit(left, right, label, weight)["fit_steps"]
-        made.fit(left, right, label, weight)
+        steps = fitted_to(made, left, right, label, weight)["fit_steps"]
+        fitted_to(made, left, right, label, weight)
         return made.parameters.split(made.parameters.flat)["weight_1"], steps
 
     plain, plain_steps = fitted("")
@@ -184,14 +196,14 @@ def test_the_rater_error_is_part_of_the_likelihood(error: float, expected: float
     left, right = ((side[0].expand(-1, 10, -1, -1), side[1].expand(-1, 10, -1, -1)) for side in (left, right))
     label = torch.tensor([[1.0] * 9 + [0.0]])
     made = ensemble(dataclasses.replace(SMALL, rater_error=error, batch_size=10, epochs=250, bounded=False), (1,))
-    made.fit(left, right, label, torch.ones(1, 10))
+    fitted_to(made, left, right, label, torch.ones(1, 10))
     assert made.logits(left, right)[0, :, 0].tolist() == pytest.approx([expected] * 3, abs=0.02)
 
 
 def test_a_tie_pulls_the_returns_together():
     left, right, _ = clips(6, 1)
     made = ensemble(dataclasses.replace(SMALL, epochs=40, bounded=False, min_steps=10_000), (1,))
-    metrics = made.fit(left, right, torch.full((1, N), 0.5), torch.ones(1, N))
+    metrics = fitted_to(made, left, right, torch.full((1, N), 0.5), torch.ones(1, N))
     assert made.logits(left, right).abs().max() < 0.2 and metrics["accuracy"].isnan().all()
     assert metrics["loss"].item() == pytest.approx(math.log(2.0), abs=0.01)
 
@@ -199,7 +211,7 @@ def test_a_tie_pulls_the_returns_together():
 def test_it_learns_what_the_rater_likes():
     left, right, label = clips(7, 1, 60)
     made = ensemble(dataclasses.replace(SMALL, batch_size=20, epochs=60, target_accuracy=0.97), (1,))
-    metrics = made.fit(left, right, label, torch.ones(1, 60))
+    metrics = fitted_to(made, left, right, label, torch.ones(1, 60))
     assert metrics["accuracy"].item() > 0.97
     new_left, new_right, new_label = clips(8, 1, 200)
     agreed = (made.logits(new_left, new_right).mean(1) > 0.0) == (new_label > 0.5)
@@ -212,9 +224,9 @@ def test_it_stops_after_a_pass_that_is_accurate_enough_but_not_before_min_steps(
     left[0][:], right[0][:], label[:] = 3.0, -3.0, 1.0
     config = dataclasses.replace(SMALL, target_accuracy=0.97, min_steps=min_steps)
     made = ensemble(config, (3,))
-    made.fit(left, right, label, torch.ones(1, N))  # all but learned now
+    fitted_to(made, left, right, label, torch.ones(1, N))  # all but learned now
     assert made.logits(left, right).min() > 0.0
-    metrics = made.fit(left, right, label, torch.ones(1, N))
+    metrics = fitted_to(made, left, right, label, torch.ones(1, N))
     assert metrics["fit_steps"].item() == expected and metrics["accuracy"].item() == 1.0
 
 
@@ -223,7 +235,7 @@ def test_the_target_accuracy_must_be_exceeded():
     left[0][:], right[0][:], label[:] = 3.0, -3.0, 1.0
     made = ensemble(dataclasses.replace(SMALL, target_accuracy=1.0, min_steps=1), (3,))
     for _ in range(2):
-        assert made.fit(left, right, label, torch.ones(1, N))["fit_steps"].item() == 8 * 3
+        assert fitted_to(made, left, right, label, torch.ones(1, N))["fit_steps"].item() == 8 * 3
 
 
 @pytest.mark.parametrize("target", [1.0, 0.5])
@@ -290,11 +302,11 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits():
     config = dataclasses.replace(SMALL, standardize_inputs=True, target_std=1.0, first_max_steps=11, max_steps=6)
     first, second = ensemble(config), ensemble(config, (8, 9))
     first.measure_inputs(left[0][:, 0], left[1][:, 0])
-    first.fit(left, right, label, weight)
+    fitted_to(first, left, right, label, weight)
     first.measure_outputs(left[0][:, 0], left[1][:, 0])
     second.load(unpack(*pack(first.state())))
     assert torch.equal(first.reward(*left), second.reward(*left))
-    metrics = [made.fit(left, right, label, weight) for made in (first, second)]
+    metrics = [fitted_to(made, left, right, label, weight) for made in (first, second)]
     assert metrics[0]["fit_steps"].tolist() == [6.0, 6.0]
     assert all(torch.equal(metrics[0][name], metrics[1][name]) for name in metrics[0])
     assert torch.equal(first.parameters.flat, second.parameters.flat)

@@ -189,6 +189,33 @@ class Replay:
         columns = columns.to(self.rows.device)
         return self._join(columns, columns, self.reward.flatten(0, 1)[columns + self._offset])
 
+    def draw_newest(self, batch_size: int, newest: Sequence[int], generators: Sequence[Generator]) -> Int[Tensor, "R N"]:
+        """As `draw`, uniform over the newest steps of each seed only, `newest` of every copy."""
+        B, T = self.copies, len(self)
+        return self._held(
+            torch.stack(
+                [torch.randint((T - min(n, T)) * B, T * B, (batch_size,), generator=g) for n, g in zip(newest, generators, strict=True)]
+            )
+        )
+
+    def newest_episodes(self, episodes: int) -> list[int]:
+        """How many of the newest steps hold each seed's newest episodes that have ended, of all copies; all if there are fewer."""
+        T, B = len(self), self.copies
+        held = self._held(torch.arange(T * B)).to(self.rows.device)
+        spans: list[int] = []
+        for seed in range(self.members):
+            ends = (self._columns_of(self.rows)[seed, held, self._boundary] > 0).nonzero().flatten().cpu()  # the older ones first
+            spans.append(T if len(ends) <= episodes else T - 1 - int(ends[-episodes - 1]) // B)
+        return spans
+
+    def next_actions(self, columns: Int[Tensor, "R N"]) -> tuple[Float[Tensor, "R N A"], Bool[Tensor, "R N"]]:
+        """What was done after the transitions at columns, and where that is known: neither after a boundary nor after the newest step."""
+        columns = columns.to(self.rows.device)
+        following = (columns + self.copies) % (self.slots * self.copies)
+        newest = (self.steps - 1) % self.slots
+        ended = self.rows[columns + self._offset][..., self._boundary] > 0
+        return self.rows[following + self._offset][..., self._action], ~ended & (columns // self.copies != newest)
+
     def take_returns(self, columns: Int[Tensor, "R N"], n_step: int, discount: float) -> Batch:
         """The transitions at columns, each as one of k <= n_step steps: reward = sum_{j < k} discount^j r_j, with the successor of step k.
 
@@ -292,6 +319,11 @@ class Replay:
     def action_at(self, seed: int, copy: int, time: int) -> Float[Tensor, "A"]:
         """The action of one copy's step number `time`, counted from the start of the run; it must still be held."""
         return self._slots_of[seed, time % self.slots, copy, self._action]
+
+    def paid(self, seed: int, copy: int, length: int) -> float:
+        """Sum of what the learner was paid for the newest `length` steps of one copy; they must still be held."""
+        slots = torch.arange(self.steps - length, self.steps) % self.slots
+        return float(self.reward[seed, (slots * self.copies + copy).to(self.reward.device)].sum())
 
     def segment_starts(self, length: int, episodes: int) -> list[Tensor]:
         """For each seed the columns at which a segment of `length` steps within one of its newest `episodes` begins.

@@ -35,6 +35,9 @@ class StoredSegment:
     """Where to put the game back to, some steps before the clip; None where the world cannot snapshot."""
     lead_in: Float[Tensor, "L A"]
     """Actions from the snapshot to the first step of the clip."""
+    wide_observation: Float[Tensor, "W D"] | None = None
+    """With as many steps before the clip as after it, which a crop may reach into and no rater sees. None: the clip alone is kept."""
+    wide_action: Float[Tensor, "W A"] | None = None
 
 
 def segment_hash(observation: Float[Tensor, "H D"], action: Float[Tensor, "H A"]) -> str:
@@ -54,7 +57,20 @@ def _is_whole(segment: StoredSegment) -> bool:
     if [tensor.dim() for tensor in tensors] != [2, 2, 2, 1]:
         return False
     same_steps = len(segment.observation) == len(segment.action) == len(segment.reward)
-    return same_steps and segment.lead_in.shape[1] == segment.action.shape[1]
+    return same_steps and segment.lead_in.shape[1] == segment.action.shape[1] and _is_wider(segment)
+
+
+def _is_wider(segment: StoredSegment) -> bool:
+    """Whether the clip lies in the middle of its wide form, where there is one."""
+    wide: list[Any] = [segment.wide_observation, segment.wide_action]
+    if wide == [None, None]:
+        return True
+    if not all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 and tensor.dim() == 2 for tensor in wide):
+        return False
+    margin, odd = divmod(len(wide[0]) - len(segment.reward), 2)
+    inside = slice(margin, margin + len(segment.reward))
+    pairs = zip(wide, (segment.observation, segment.action), strict=True)
+    return not odd and margin > 0 and len(wide[0]) == len(wide[1]) and all(torch.equal(whole[inside], part) for whole, part in pairs)
 
 
 class SegmentArchive:
@@ -81,6 +97,8 @@ class SegmentArchive:
                         "reward": segment.reward,
                         "lead_in": segment.lead_in,
                         "snapshot": segment.snapshot,
+                        "wide_observation": segment.wide_observation,
+                        "wide_action": segment.wide_action,
                     }
                 )
                 partial = path.with_suffix(f".partial-{os.getpid()}")
@@ -126,23 +144,27 @@ class SegmentArchive:
         return self.directory / f"{name}.safetensors"
 
 
-def cut(replay: Replay, anchors: Sequence[Sequence[Anchor]], segments: Segments, seed: int, index: int, length: int) -> StoredSegment:
+def cut(replay: Replay, anchors: Sequence[Sequence[Anchor]], segments: Segments, seed: int, index: int, margin: int = 0) -> StoredSegment:
     """The index-th segment of a seed with its way back: the newest anchor at or before its start, and the actions from there.
 
-    segments: as `Replay.segments` gave them `[R, N, H, ...]`; anchors: those of the rollout.
+    segments: as `Replay.segments` gave them `[R, N, W, ...]`; anchors: those of the rollout. margin: steps at either end that belong
+    to the wide form only.
     """
     slot, copy = divmod(int(segments.start[seed, index]), replay.copies)
     newest = replay.steps - 1
-    time = newest - (newest - slot) % replay.slots  # of the segment's first step, counted from the start of the run
+    time = newest - (newest - slot) % replay.slots + margin  # of the clip's first step, counted from the start of the run
     oldest = replay.steps - len(replay)  # the actions before it are forgotten: no way leads from an anchor that is older
     before = [anchor for anchor in anchors[seed * replay.copies + copy] if oldest <= anchor.slot <= time]
     anchor = before[-1] if before else None
     first = time if anchor is None else anchor.slot
     lead_in = [replay.action_at(seed, copy, t) for t in range(first, time)]
+    wide, shown = segments[seed][index], segments.inner(margin)[seed][index]
     return StoredSegment(
-        observation=segments.observation[seed, index].cpu(),
-        action=segments.action[seed, index].cpu(),
-        reward=segments.reward[seed, index].cpu(),
+        observation=shown.observation.cpu(),
+        action=shown.action.cpu(),
+        reward=shown.reward.cpu(),
         snapshot=None if anchor is None else anchor.snapshot,
         lead_in=torch.stack(lead_in).cpu() if lead_in else torch.empty(0, replay.action_width),
+        wide_observation=wide.observation.cpu() if margin else None,
+        wide_action=wide.action.cpu() if margin else None,
     )

@@ -76,6 +76,11 @@ class Segments:
     def __getitem__(self, index: Tensor | int | slice) -> "Segments":
         return Segments(self.observation[index], self.action[index], self.reward[index], self.start[index])
 
+    def inner(self, margin: int) -> "Segments":
+        """Without so many steps at either end; `start` stays that of the whole clips."""
+        steps = (*[slice(None)] * self.start.dim(), slice(margin, self.reward.shape[-1] - margin))
+        return Segments(self.observation[steps], self.action[steps], self.reward[steps], self.start) if margin else self
+
 
 def stack_segments(segments: list[Segments]) -> Segments:
     """Segments of equal shape along a new first axis."""

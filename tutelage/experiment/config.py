@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
 from tutelage.learn.many_agents import mappo, matd3
-from tutelage.learn.preference import pebble
+from tutelage.learn.preference import christiano, family, pebble
 from tutelage.learn.tabular import (
     modified_policy_iteration,
     monte_carlo,
@@ -34,6 +34,8 @@ class Algorithm(NamedTuple):
     many agents the players instead of the spaces."""
     many: bool = False
     """Whether it learns for many agents."""
+    taught: bool = False
+    """Whether it learns from a teacher's answers."""
 
 
 ALGORITHMS = {
@@ -55,7 +57,15 @@ ALGORITHMS = {
     "matd4": Algorithm(matd3.MATD4, matd3.MATD3, many=True),
     "mappo": Algorithm(mappo.Config, mappo.MAPPO, many=True),
     "ippo": Algorithm(mappo.IPPO, mappo.MAPPO, many=True),
-    "pebble": Algorithm(pebble.Config, pebble.Pebble),
+    "christiano": Algorithm(christiano.Config, christiano.Christiano, taught=True),
+    "prefppo": Algorithm(christiano.PrefPPO, christiano.Christiano, taught=True),
+    "pebble": Algorithm(pebble.Config, pebble.Pebble, taught=True),
+    "surf": Algorithm(family.Surf, pebble.Pebble, taught=True),
+    "meta-reward-net": Algorithm(family.MetaRewardNet, pebble.Pebble, taught=True),
+    "qpa": Algorithm(family.QPA, pebble.Pebble, taught=True),
+    "rune": Algorithm(family.Rune, pebble.Pebble, taught=True),
+    "rime": Algorithm(family.Rime, pebble.Pebble, taught=True),
+    "star": Algorithm(family.Star, pebble.Pebble, taught=True),
 }
 """The one table of names: what `tutelage train NAME` and `config.json` mean."""
 

@@ -23,7 +23,7 @@ RUN = "tutelage.experiment.alone"
 WIDTH = 140
 ROOMS = ("learn", "rewards", "feedback", "experience", "games", "nets", "equations", "experiment")
 """In which order their parts follow the algorithm."""
-LESSONS = {"pebble": "oracle_lesson"}
+LESSON = "oracle_lesson"
 """What `alone.main` needs beside the learner, for those who learn from a teacher."""
 LEFT_OUT = {("tutelage.games.gymnasium", "GymnasiumGame"): {"snapshot", "restore", "render", "_painter"}}
 """Methods that override a refusal of their base class: an edition draws nothing and puts no world back, so that it needs no simulator."""
@@ -327,7 +327,7 @@ class Edition:
         self.config: Symbol = (entry.config.__module__, entry.config.__qualname__)
         self.learner: Symbol = (entry.config.__module__, entry.learner.__qualname__)
         self.own = read_module(self.config[0])
-        roots = [self.main, *([LESSONS[name]] if name in LESSONS else [])]
+        roots = [self.main, *([LESSON] if name in ALGORITHMS and ALGORITHMS[name].taught else [])]
         self.roots = [read_module(RUN).defined[root] for root in roots]
         self.kept: dict[Statement, set[str] | None] = {}
         """What the edition holds, and of classes from other files the methods that are mentioned; None: everything."""
@@ -455,7 +455,8 @@ class Edition:
                 title = (ast.get_docstring(statement.module.tree) or "").partition("\n")[0]
                 parts.append(f"# --- {path}.py --- {title}"[:WIDTH])
             parts.append(self._rewritten(statement))
-        lesson = f", {self.names[RUN, LESSONS[self.name]]}" if self.name in LESSONS else ""
+        taught = self.name in ALGORITHMS and ALGORITHMS[self.name].taught
+        lesson = f", {self.names[RUN, LESSON]}" if taught else ""
         call = f"{self.names[RUN, self.main]}({self.names[self.config]}(), {self.names[self.learner]}{lesson})"
         parts.append(f'if __name__ == "__main__":\n    {call}')
         return "\n\n\n".join(parts) + "\n"

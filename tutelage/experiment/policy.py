@@ -12,7 +12,6 @@ from tutelage.experiment.config import ALGORITHMS, RunConfig
 from tutelage.experiment.run import RunError, judging, play, read_config, reward_source
 from tutelage.games.spec import Space, players_from_json, space_from_json
 from tutelage.learn.learner import Learner
-from tutelage.learn.preference import pebble
 
 EVALUATION_SEED = 30_000_000
 
@@ -55,11 +54,13 @@ def evaluate_run(run: Path, episodes: int) -> tuple[int, dict[int, EpisodeReturn
 def _load(run: Path, config: RunConfig) -> tuple[int, Learner, tuple[Space, Space]]:
     step, state, _ = Checkpoints(run).load_state()
     spaces = space_from_json(state["spaces"]["observation"]), space_from_json(state["spaces"]["action"])
-    taught = isinstance(config.algorithm, pebble.Config)  # to act, PEBBLE needs the SAC that it holds and nothing else
-    algorithm, saved = (config.algorithm.sac, state["learner"]["sac"]) if taught else (config.algorithm, state["learner"])
-    build = ALGORITHMS["sac" if taught else config.name].learner
+    name, algorithm, saved = config.name, config.algorithm, state["learner"]
+    if ALGORITHMS[name].taught:  # to act it needs the learner that it holds and nothing else
+        where, name, algorithm = algorithm.played_by
+        saved = saved[where]
+    build = ALGORITHMS[name].learner
     generators = [torch.Generator() for _ in range(config.seeds)]
-    if ALGORITHMS[config.name].many:
+    if ALGORITHMS[name].many:
         learner = build(algorithm, players_from_json(state["players"]), generators)
     else:
         learner = build(algorithm, *spaces, generators)

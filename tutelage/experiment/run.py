@@ -19,7 +19,6 @@ from torch import Tensor
 from tutelage.evaluate.clips import ClipError, encode, record_episode
 from tutelage.evaluate.episodes import evaluate_members
 from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
-from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Rollout
 from tutelage.experience.segments import SegmentArchive
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded, write_whole
@@ -34,7 +33,6 @@ from tutelage.games.make import make
 from tutelage.games.program import look_here
 from tutelage.games.spec import CannotSnapshot, Game, GameError, players_to_json, space_to_json
 from tutelage.learn.learner import Learner, Progress
-from tutelage.learn.preference import pebble
 from tutelage.learn.preference.lesson import Lesson
 from tutelage.rewards.source import GameReward, RewardSource, SignReward, WrittenReward
 
@@ -76,7 +74,7 @@ class Experiment:
         reset_seeds = [seed_of(seed, f"game/{copy}") % 2**31 for seed in self.seeds for copy in range(config.copies)]
         self.game = game
         game.reset(seed=reset_seeds)
-        draws = isinstance(config.algorithm, pebble.Config) and _can_snapshot(game)
+        draws = ALGORITHMS[config.name].taught and _can_snapshot(game)
         self.rollout = Rollout(game, config.seeds, reset_seeds, config.anchor_every if draws else 0)
         self.true_reward = reward_source(config.true_reward)
         self.returns: list[deque[tuple[float, int]]] = [deque(maxlen=RETURNS_REMEMBERED) for _ in self.seeds]
@@ -103,13 +101,13 @@ class Experiment:
         algorithm, spaces = ALGORITHMS[config.name], (self.game.observation_space, self.game.action_space)
         if algorithm.many:
             return algorithm.learner(config.algorithm, self.game.players, spawn("learner"), config.device)
-        if not isinstance(config.algorithm, pebble.Config):
+        if not algorithm.taught:
             return algorithm.learner(config.algorithm, *spaces, spawn("learner"), config.device)
         archive = SegmentArchive(self.out / "segments")
         groups = groups_of(config, self.out)
         raters = [self._make_rater(i, groups[i], archive) for i in range(len(self.seeds))]
         self.lesson = Lesson(raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward, config.game)
-        return pebble.Pebble(config.algorithm, *spaces, spawn("learner"), spawn("reward"), self.lesson, config.device)
+        return algorithm.learner(config.algorithm, *spaces, spawn("learner"), spawn("reward"), self.lesson, config.device)
 
     def _make_rater(self, index: int, group: str, archive: SegmentArchive) -> Rater:
         config, seed = self.config, self.seeds[index]
@@ -166,13 +164,12 @@ class Experiment:
     @property
     def label_budget(self) -> int:
         """Answers that this run may ask for, all seeds together."""
-        return self.config.algorithm.labels * len(self.seeds) if isinstance(self.config.algorithm, pebble.Config) else 0
+        return self.config.algorithm.labels * len(self.seeds) if self.lesson is not None else 0
 
     @property
     def method(self) -> str:
         """As result rows name it: the algorithm, with the number of labels where there are any."""
-        algorithm = self.config.algorithm
-        return f"{self.config.name}-{algorithm.labels}" if isinstance(algorithm, pebble.Config) else self.config.name
+        return self.config.name if self.lesson is None else f"{self.config.name}-{self.config.algorithm.labels}"
 
     def step(self) -> None:
         """One environment step of every copy, what is learned from it, and whatever else is due. Raises RunError when the disk is full."""
@@ -184,7 +181,7 @@ class Experiment:
         rollout, config = self.rollout, self.config
         action = self.learner.behave(rollout.observation, rollout.starts, rollout.legal, Progress(self.steps, config.steps))
         transition = rollout.step(action)
-        source = self.learner if isinstance(self.learner, pebble.Pebble) else self.true_reward
+        source = self.learner if isinstance(self.learner, RewardSource) else self.true_reward
         self.experience.add(transition, source.reward(transition.observation, transition.action, transition.reward))
         metrics = self.learner.update(self.experience, Progress(self.steps, config.steps))
         self._log_step(metrics)
@@ -203,7 +200,7 @@ class Experiment:
         for episode in self.rollout.episodes:
             self.returns[episode.seed].append((episode.total, episode.length))
             held = self.lesson is not None and episode.length <= len(self.experience)
-            learned = float(self._learned_return(episode.seed, episode.copy, episode.length)) if held else None
+            learned = self.experience.paid(episode.seed, episode.copy, episode.length) if held else None
             self.log.append(
                 "episode", step, seed=self.seeds[episode.seed], length=episode.length, learned_return=learned, **{"return": episode.total}
             )
@@ -227,12 +224,6 @@ class Experiment:
     def frozen(self) -> dict[str, Tensor]:
         """Which seeds have a net that stopped at its last finite weights, by net: `[R]` bool each."""
         return {what: members.cpu().clone() for what, members in self.learner.frozen().items()}
-
-    def _learned_return(self, seed: int, copy: int, length: int) -> Tensor:
-        """Sum over an episode that has just ended of what the learner was paid."""
-        replay: Replay = self.experience
-        slots = torch.arange(self.steps - length, self.steps) % replay.slots
-        return replay.reward[seed, (slots * self.config.copies + copy).to(replay.reward.device)].sum()
 
     def evaluate(self, policy: str = "learned", episodes: int | None = None) -> list[list[float]]:
         """Noise-free episodes of every seed, each with the same starts; returns `[R][episodes]`, which are logged."""

@@ -34,6 +34,17 @@ def entropy(probabilities: Float[Tensor, "*R E N"], count: int) -> Int64[Tensor,
     return _top(_entropy_score(probabilities), count)
 
 
+def information_gain(probabilities: Float[Tensor, "*R E N"], count: int) -> Int64[Tensor, "*R count"]:
+    """Whose answer would tell most about which member is right: H(mean_E P) - mean_E H(P), the mutual information.
+
+    Houlsby et al. 2011 (arXiv 1112.5745), eq. 1; for preferences Biyik & Sadigh 2018 (arXiv 1810.04303). Unlike `entropy` it is 0 where
+    all members call a pair a tie.
+    """
+    _check_finite(probabilities, "probabilities")
+    mean = probabilities.mean(-2)
+    return _top(torch.special.entr(mean) + torch.special.entr(1.0 - mean) - _entropy_score(probabilities), count)
+
+
 def k_center(features: Float[Tensor, "*R N F"], count: int, labeled: Float[Tensor, "*R M F"] | None = None) -> Int64[Tensor, "*R count"]:
     """Coverage: again and again the candidate farthest from all that is labeled or already chosen (greedy k-center).
 
@@ -92,6 +103,7 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
         "uniform": Sampler(uniform, ("candidates", "generator")),
         "disagreement": Sampler(disagreement, ("probabilities",)),
         "entropy": Sampler(entropy, ("probabilities",)),
+        "information_gain": Sampler(information_gain, ("probabilities",)),
         "k_center": Sampler(k_center, ("features", "labeled")),
         "disagreement_k_center": Sampler(disagreement_k_center, ("probabilities", "features", "labeled")),
         "entropy_k_center": Sampler(entropy_k_center, ("probabilities", "features", "labeled")),

@@ -13,7 +13,8 @@ from tutelage.experience.trajectory import Transition
 from tutelage.experience.trees import pack, unpack
 from tutelage.feedback.query import Judgement, Query
 from tutelage.feedback.raters import Rater
-from tutelage.learn.preference.lesson import Comparisons, Lesson
+from tutelage.learn.preference.lesson import Lesson
+from tutelage.rewards.comparisons import Comparisons
 from tutelage.rewards.learned import Config, RewardEnsemble
 from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
 
@@ -80,6 +81,13 @@ def asked(made: Lesson, count: int = 3, seeds: Sequence[int] = (0, 1)) -> tuple[
 BOTH = torch.tensor([True, True])
 
 
+def used(made: Lesson, ready: Tensor) -> Comparisons | None:
+    """What a fit would be given, and counted as heard by it."""
+    comparisons = made.comparisons(ready)
+    made.count_as_heard(ready)
+    return comparisons
+
+
 def labels(comparisons: Comparisons | None, seed: int) -> list[float]:
     assert comparisons is not None
     return comparisons.label[seed][comparisons.weight[seed] > 0].tolist()
@@ -119,7 +127,7 @@ def test_answers_become_labels_of_the_right_clips_and_pads_weigh_nothing(tmp_pat
     second.say(2, "right")
     made.listen(60)
     assert made.unheard == [3, 1] and made.awaited == [0, 2]
-    comparisons = made.comparisons(BOTH)
+    comparisons = used(made, BOTH)
     assert comparisons is not None and made.unheard == [0, 0]
     assert comparisons.label.tolist() == [[1.0, 0.0, 0.5], [0.0, 0.0, 0.0]] and comparisons.weight.tolist() == [[1.0] * 3, [1.0, 0.0, 0.0]]
     for seed, rater, numbers in ((0, first, (0, 1, 2)), (1, second, (2,))):
@@ -136,7 +144,7 @@ def test_unknown_is_paid_for_and_teaches_nothing(tmp_path):
     first.say(0, "unknown")
     made.listen(60)
     assert made.unheard == [1, 0] and made.awaited == [2, 3] and made.asked == [3, 3]
-    assert made.comparisons(BOTH) is None and made.unheard == [0, 0]
+    assert used(made, BOTH) is None and made.unheard == [0, 0]
 
 
 def test_a_judgement_that_supersedes_takes_the_place_of_the_one_it_names(tmp_path):
@@ -144,14 +152,14 @@ def test_a_judgement_that_supersedes_takes_the_place_of_the_one_it_names(tmp_pat
     first.say(0, "left", "j1")
     first.say(1, "left", "j2")
     made.listen(60)
-    assert labels(made.comparisons(BOTH), 0) == [1.0, 1.0]
+    assert labels(used(made, BOTH), 0) == [1.0, 1.0]
     first.say(0, "right", "j3", supersedes="j1")
     made.listen(70)
-    assert made.unheard[0] == 1 and sorted(labels(made.comparisons(BOTH), 0)) == [0.0, 1.0]
+    assert made.unheard[0] == 1 and sorted(labels(used(made, BOTH), 0)) == [0.0, 1.0]
     first.say(0, "tie", "j4", supersedes="j3")
     first.say(1, "unknown", "j5", supersedes="j2")  # taken back
     made.listen(80)
-    assert labels(made.comparisons(BOTH), 0) == [0.5]
+    assert labels(used(made, BOTH), 0) == [0.5]
     assert made.awaited[0] == 1  # taken back is answered all the same
 
 
@@ -160,14 +168,14 @@ def test_two_raters_of_one_pair_count_once_each(tmp_path):
     first.say(0, "left", rater="ann")
     first.say(0, "right", rater="bob")
     made.listen(60)
-    assert labels(made.comparisons(BOTH), 0) == [1.0, 0.0] and made.awaited[0] == 2
+    assert labels(used(made, BOTH), 0) == [1.0, 0.0] and made.awaited[0] == 2
 
 
 def test_answers_to_questions_that_nobody_asked_are_not_heard(tmp_path):
     made, (first, _) = asked(lesson(tmp_path))
     first.answers.append(Judgement("x", "another run's", "ann", "left"))
     made.listen(60)
-    assert made.unheard == [0, 0] and made.comparisons(BOTH) is None
+    assert made.unheard == [0, 0] and used(made, BOTH) is None
 
 
 def test_only_the_ready_seeds_are_heard(tmp_path):
@@ -175,7 +183,7 @@ def test_only_the_ready_seeds_are_heard(tmp_path):
     first.say(0, "left")
     second.say(0, "left")
     made.listen(60)
-    comparisons = made.comparisons(torch.tensor([False, True]))
+    comparisons = used(made, torch.tensor([False, True]))
     assert comparisons is not None and comparisons.weight.tolist() == [[0.0], [1.0]] and made.unheard == [1, 0]
 
 
@@ -185,7 +193,7 @@ def test_the_report_has_the_metrics_and_the_correlation(tmp_path):
         for number in range(6):
             rater.say(number, "left")
     made.listen(60)
-    comparisons = made.comparisons(BOTH)
+    comparisons = used(made, BOTH)
     assert comparisons is not None
     ensemble = RewardEnsemble(Config(hidden=(4,)), D, A, [Generator().manual_seed(i) for i in range(R)])
     made.events.clear()
@@ -210,7 +218,7 @@ def test_saved_and_loaded_it_hears_and_asks_the_same(tmp_path):
         rater.say(1, "tie", "j3")
     for one in (made, again):
         one.listen(70)
-    comparisons = [one.comparisons(BOTH) for one in (made, again)]
+    comparisons = [used(one, BOTH) for one in (made, again)]
     assert labels(comparisons[0], 0) == labels(comparisons[1], 0) == [0.0, 0.5]
     assert made.asked == again.asked and made.awaited == again.awaited
     drawn: list[Tensor] = [one.candidates(replay(), 4, H, 10)[0].observation for one in (made, again)]
@@ -222,12 +230,12 @@ def test_only_fresh_answers_are_foretold_and_only_where_there_is_a_model(tmp_pat
     first.say(0, "left")
     second.say(0, "right")
     made.listen(60)
-    comparisons = made.comparisons(BOTH)
+    comparisons = used(made, BOTH)
     assert comparisons is not None and comparisons.fresh.tolist() == [[True], [True]]
     made.foretell(comparisons, torch.tensor([[0.9], [0.8]]), torch.tensor([False, True]))
     first.say(1, "tie")
     made.listen(61)
-    comparisons = made.comparisons(BOTH)
+    comparisons = used(made, BOTH)
     assert comparisons is not None and comparisons.fresh.tolist() == [[False, True], [False, False]]
     made.foretell(comparisons, torch.tensor([[0.1, 0.6], [0.3, 0.5]]), BOTH)
     assert made.foretold == [[(pytest.approx(0.6), 0.5)], [(pytest.approx(0.8), 0.0)]]
@@ -240,7 +248,7 @@ def test_a_fit_logs_its_calibration_once_something_was_foretold(tmp_path):
     made, (first, _) = asked(lesson(tmp_path))
     first.say(0, "left")
     made.listen(60)
-    comparisons = made.comparisons(BOTH)
+    comparisons = used(made, BOTH)
     assert comparisons is not None
     generators = [Generator().manual_seed(seed) for seed in range(R)]
     ensemble = RewardEnsemble(Config(hidden=(8,)), D, A, generators)

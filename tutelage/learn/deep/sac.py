@@ -13,7 +13,7 @@ Left out: the separate value net of the first paper (1801.01290), images, discre
 Landscape: model-free, off-policy, online; continuous actions; scale: deep
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,14 @@ class Config:
     """Compile the whole update at the first one, which takes half a minute and a C++ compiler; equal to rounding, and faster."""
 
 
+def twin_values(
+    critic: MLP, weights: Mapping[str, Tensor], observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"]
+) -> Float[Tensor, "R 2 N"]:
+    """Q_1 and Q_2 of each pair; actions in [-1, 1]."""
+    pair = torch.cat([observation, action], -1)[:, None]
+    return critic(weights, pair.expand(-1, 2, -1, -1)).squeeze(-1)
+
+
 def critic_loss(q: Float[Tensor, "R 2 N"], target: Float[Tensor, "R N"], mask: Float[Tensor, "R N"]) -> Float[Tensor, "R"]:
     """1/2 (Q_j(s, a) - y)^2, the mean over real transitions, the sum over both critics (eq. 5)."""
     return 0.5 * masked_mean((q - target[:, None]).square().sum(1), mask)
@@ -99,29 +107,28 @@ def sac_loss(
     noise: Float[Tensor, "R 2 N A"],
     discount: float,
     target_entropy: float,
+    pull: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, "R"], dict[str, Tensor]]:
     """The three losses of SAC added; gradients do not mix, since each term sees the other nets' weights detached.
 
     batch.action lies in [-1, 1]; noise is standard normal, for the actions at s and at s'. Metrics are `[R]` each.
+    pull: what the actor pays beside, of (observation, action, log-probability), `[R, N]`.
     """
     mask, temperature = batch.mask, log_temperature.detach().exp()
-
-    def twin(weights: Mapping[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        pair = torch.cat([observation, action], -1)[:, None]
-        return critic(weights, pair.expand(-1, 2, -1, -1)).squeeze(-1)
-
     with torch.no_grad():
         next_action, next_logp = tanh_gaussian(actor(actor_weights, batch.next_observation), noise[:, 1])
-        next_q = twin(target_weights, batch.next_observation, next_action).amin(1)
+        next_q = twin_values(critic, target_weights, batch.next_observation, next_action).amin(1)
         target = soft_bellman_target(batch.reward, next_q, next_logp, temperature[:, None], batch.terminated, discount)
-    q = twin(critic_weights, batch.observation, batch.action)
+    q = twin_values(critic, critic_weights, batch.observation, batch.action)
     action, logp = tanh_gaussian(actor(actor_weights, batch.observation), noise[:, 0])
     frozen = {name: weight.detach() for name, weight in critic_weights.items()}
     losses = {
         "loss/critic": critic_loss(q, target, mask),
-        "loss/actor": actor_loss(twin(frozen, batch.observation, action), logp, temperature, mask),
+        "loss/actor": actor_loss(twin_values(critic, frozen, batch.observation, action), logp, temperature, mask),
         "loss/temperature": temperature_loss(log_temperature, logp, target_entropy, mask),
     }
+    if pull is not None:
+        losses["loss/actor"] = losses["loss/actor"] + masked_mean(pull(batch.observation, action, logp), mask)
     metrics = {name: loss.detach() for name, loss in losses.items()}
     metrics |= {"q": q.detach().mean((1, 2)), "entropy": -logp.detach().mean(-1), "temperature": temperature}
     return losses["loss/critic"] + losses["loss/actor"] + losses["loss/temperature"], metrics
@@ -152,6 +159,8 @@ class SAC:
         log_temperature.flat.fill_(torch.tensor(config.initial_temperature).log())
         temperature = Group(log_temperature, StackedAdam(log_temperature, config.temperature_learning_rate))
         self.train = TrainState({"critic": critic, "actor": actor, "temperature": temperature}, ["critic"], generators)
+        self.pull: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+        """What the actor pays beside its own loss, of (observation, action in [-1, 1], log-probability)."""
         self._step = Update(self._loss, [critic, actor, temperature], [self.train.targets["critic"]], compile=config.compile)
 
     def experience(self, steps: int, copies: int) -> Replay:
@@ -204,12 +213,19 @@ class SAC:
 
     def _loss(self, groups: Sequence[Mapping[str, Tensor]], target: Mapping[str, Tensor], batch: Batch, noise: Tensor) -> Any:
         critic, actor, temperature = groups
-        action = (batch.action - self.action_middle) / self.action_reach
-        unit = Batch(batch.observation, action, batch.reward, batch.next_observation, batch.terminated, batch.mask)
         return sac_loss(
-            self.actor, self.critic, actor, critic, target, temperature["log_temperature"], unit, noise,
-            self.config.discount, self.target_entropy,
+            self.actor, self.critic, actor, critic, target, temperature["log_temperature"], self.unit(batch), noise,
+            self.config.discount, self.target_entropy, self.pull,
         )  # fmt: skip
+
+    def scaled(self, action: Float[Tensor, "*n A"]) -> Float[Tensor, "*n A"]:
+        """Actions in the game's units as the nets have them, in [-1, 1]."""
+        return (action - self.action_middle) / self.action_reach
+
+    def unit(self, batch: Batch) -> Batch:
+        """A batch whose actions lie in [-1, 1]."""
+        action = self.scaled(batch.action)
+        return Batch(batch.observation, action, batch.reward, batch.next_observation, batch.terminated, batch.mask)
 
     def reset_critic(self, chosen: Bool[Tensor, "R"]) -> None:
         """Fresh critics, targets and moments for the chosen seeds (PEBBLE, after the first relabelling)."""

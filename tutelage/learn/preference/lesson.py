@@ -4,8 +4,8 @@ The same for every method that learns from comparisons of clips. Nothing here wa
 looked up, and whoever learns decides when there are enough.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,32 +15,14 @@ from torch import Generator, Tensor
 from tutelage.equations.statistics import calibration
 from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Anchor
-from tutelage.experience.segments import SegmentArchive, cut
+from tutelage.experience.segments import SegmentArchive, StoredSegment, cut
 from tutelage.experience.trajectory import Segments
 from tutelage.feedback.query import Judgement, Query, SegmentRecord, from_row, label_of, new_query, to_row
 from tutelage.feedback.raters import Rater, StoreRater
 from tutelage.feedback.samplers import SAMPLERS
+from tutelage.rewards.comparisons import Comparisons
 from tutelage.rewards.learned import RewardEnsemble
 from tutelage.rewards.source import RewardSource
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """Labeled pairs of R seeds, padded to the same number; index 0 is the left clip, 1 the right one."""
-
-    observation: Float[Tensor, "R N 2 H D"]
-    action: Float[Tensor, "R N 2 H A"]
-    true_return: Float[Tensor, "R N 2"]
-    """For diagnosis only."""
-    label: Float[Tensor, "R N"]
-    weight: Float[Tensor, "R N"]
-    """0 pads."""
-    fresh: Bool[Tensor, "R N"]
-    """Answers that no earlier fit has used."""
-
-    def side(self, index: int) -> tuple[Tensor, Tensor]:
-        """Observation and action of the left (0) or right (1) clips."""
-        return self.observation[:, :, index], self.action[:, :, index]
 
 
 class Lesson:
@@ -87,8 +69,12 @@ class Lesson:
         """Questions without an answer, per seed."""
         return [len(q) - len({j.query for j in js.values()}) for q, js in zip(self.queries, self.judgements, strict=True)]
 
-    def candidates(self, replay: Replay, count: int, length: int, episodes: int) -> tuple[Segments, Segments]:
-        """`count` random pairs of clips for each seed, `[R, count, length, ...]`, from its newest episodes."""
+    def candidates(self, replay: Replay, count: int, length: int, episodes: int, margin: int = 0) -> tuple[Segments, Segments]:
+        """`count` random pairs of clips for each seed, `[R, count, W, ...]`, from its newest episodes.
+
+        W = length + 2 margin: with so many steps at either end that will not be shown.
+        """
+        length += 2 * margin
         drawn = replay.segments(replay.draw_starts(2 * count, length, episodes, self.generators), length)
         reward = self.true_reward.reward(drawn.observation, drawn.action, drawn.reward)
         drawn = Segments(drawn.observation, drawn.action, reward, drawn.start)
@@ -103,23 +89,25 @@ class Lesson:
         count: int,
         sampler: str,
         replay: Replay,
+        margin: int = 0,
     ) -> None:
         """Let the sampler choose `count` of the candidate pairs, keep their clips and submit the questions.
 
-        probabilities: each member's, that the left clip is preferred.
+        probabilities: each member's, that the left clip is preferred. margin: as the candidates were drawn with.
         """
+        shown = [side.inner(margin) for side in pairs]
         inputs = {
             "candidates": probabilities.shape[-1],
             "generator": self.generators[seed],
             "probabilities": probabilities.cpu(),
-            "features": torch.cat([pairs[0].observation[seed], pairs[1].observation[seed]], 1).flatten(1).cpu(),
+            "features": torch.cat([side.observation[seed] for side in shown], 1).flatten(1).cpu(),
             "labeled": self._labeled_features(seed),
         }
         chosen = SAMPLERS[sampler].choose(count=count, **{name: inputs[name] for name in SAMPLERS[sampler].inputs})
-        length = pairs[0].reward.shape[-1]
+        length = shown[0].reward.shape[-1]
         queries: list[Query] = []
         for number in chosen.tolist():
-            items = [self.archive.put(cut(replay, self.anchors, side, seed, number, length)) for side in pairs]
+            items = [self.archive.put(cut(replay, self.anchors, side, seed, number, margin)) for side in pairs]
             queries.append(new_query("pair", items, self.groups[seed], sampler, replay.steps, self.asked[seed] + len(queries)))
         rater = self.raters[seed]
         if isinstance(rater, StoreRater):  # others will want to draw the clips
@@ -157,35 +145,40 @@ class Lesson:
         self.events.append({"event": "heard", "seed": seed, "step": step, "cursor": rater.cursor, "answers": len(judgements)})
         return judgements
 
-    def comparisons(self, ready: Bool[Tensor, "R"]) -> Comparisons | None:
-        """All labels of the seeds that `ready` marks, or None when there is not one. Their answers count as heard by a fit.
+    def comparisons(self, ready: Bool[Tensor, "R"], newest: int | None = None) -> Comparisons | None:
+        """All labels of the seeds that `ready` marks (or their newest), or None when there is not one.
 
         A clip pair answered by several raters counts once for each. "Unknown" gives no label.
         """
-        usable: list[list[tuple[tuple[str, ...], float]]] = []
-        new: list[list[bool]] = []
+        usable: list[list[tuple[Judgement, float]]] = []
         for seed, judgements in enumerate(self.judgements):
-            labeled = [(j, label) for j in judgements.values() if ready[seed] and (label := label_of(j.answer)) is not None]
-            usable.append([(self.queries[seed][j.query].items, label) for j, label in labeled])
-            new.append([j.id in self.fresh[seed] for j, _ in labeled])
-            if ready[seed]:
-                self.fresh[seed] = []
+            rows = [(j, label) for j in judgements.values() if ready[seed] and (label := label_of(j.answer)) is not None]
+            usable.append(rows if newest is None else rows[-newest:])
         R, N = len(usable), max(len(rows) for rows in usable)
         if N == 0:
             return None
-        clips = [[[self.archive.get(item) for item in items] for items, _ in rows] for rows in usable]
+        clips = [
+            [[self.archive.get(item) for item in self.queries[seed][j.query].items] for j, _ in rows] for seed, rows in enumerate(usable)
+        ]
         example = next(pair[0] for rows in clips for pair in rows)
-        observation = torch.zeros(R, N, 2, *example.observation.shape)
-        action = torch.zeros(R, N, 2, *example.action.shape)
+        observation = torch.zeros(R, N, 2, *_whole(example)[0].shape)
+        action = torch.zeros(R, N, 2, *_whole(example)[1].shape)
         true_return, label, weight = torch.zeros(R, N, 2), torch.zeros(R, N), torch.zeros(R, N)
-        fresh = torch.zeros(R, N, dtype=torch.bool)
+        key, fresh = torch.zeros(R, N, dtype=torch.int64), torch.zeros(R, N, dtype=torch.bool)
+        unheard = [set(own) for own in self.fresh]
         for seed, rows in enumerate(usable):
-            for number, ((_, value), pair) in enumerate(zip(rows, clips[seed], strict=True)):
+            for number, ((judgement, value), pair) in enumerate(zip(rows, clips[seed], strict=True)):
                 for side, clip in enumerate(pair):
-                    observation[seed, number, side], action[seed, number, side] = clip.observation, clip.action
+                    observation[seed, number, side], action[seed, number, side] = _whole(clip)
                     true_return[seed, number, side] = clip.reward.sum()
-                label[seed, number], weight[seed, number], fresh[seed, number] = value, 1.0, new[seed][number]
-        return Comparisons(observation, action, true_return, label, weight, fresh)
+                label[seed, number], weight[seed, number], fresh[seed, number] = value, 1.0, judgement.id in unheard[seed]
+                key[seed, number] = _lasting_number(judgement.id)
+        margin = (observation.shape[3] - len(example.reward)) // 2
+        return Comparisons(observation, action, label, weight, key, true_return, fresh, margin)
+
+    def count_as_heard(self, ready: Bool[Tensor, "R"]) -> None:
+        """A fit has used all answers of these seeds."""
+        self.fresh = [[] if heard else own for own, heard in zip(self.fresh, ready, strict=True)]
 
     def foretell(self, comparisons: Comparisons, probability: Float[Tensor, "R N"], known: Bool[Tensor, "R"]) -> None:
         """Keep what the model predicted about the fresh answers before it is fitted to them; `known`: seeds that have a model."""
@@ -196,7 +189,7 @@ class Lesson:
         self, ready: Bool[Tensor, "R"], comparisons: Comparisons, ensemble: RewardEnsemble, fitted: Mapping[str, Tensor], step: int
     ) -> None:
         """Log a fit: how well the ensemble agrees with the labels, and its returns beside the true ones, clip by clip."""
-        predicted = ensemble.reward(comparisons.observation, comparisons.action).sum(-1).cpu()
+        predicted = torch.stack([ensemble.reward(*comparisons.side(side)) for side in (0, 1)], 2).sum(-1).cpu()
         for seed in ready.nonzero().flatten().tolist():
             used, rater = comparisons.weight[seed] > 0, self.raters[seed]
             true, learned = comparisons.true_return[seed][used].flatten(), predicted[seed][used].flatten()
@@ -238,3 +231,15 @@ class Lesson:
             generator.set_state(saved)
         for rater, saved in zip(self.raters, state["raters"], strict=True):
             rater.load(saved)
+
+
+def _whole(clip: StoredSegment) -> tuple[Tensor, Tensor]:
+    """Observation and action with the steps that were not shown, where they are kept."""
+    if clip.wide_observation is None or clip.wide_action is None:
+        return clip.observation, clip.action
+    return clip.wide_observation, clip.wide_action
+
+
+def _lasting_number(name: str) -> int:
+    """The same for a name at all times and on all machines, in [0, 2^63)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

@@ -8,19 +8,19 @@ Where we depart from the paper
 - Nobody waits: queries are submitted, play and learning go on, and a fit follows when enough answers have come in.
 - The state-entropy reward of the pre-training is recomputed for all of memory at intervals, not per minibatch.
 - Optional, off by default: an error-aware likelihood, standardized inputs, normalized rewards (rewards/learned.py).
-Left out: nothing. SURF and Meta-Reward-Net change how the ensemble is fitted and live in files of their own.
+- What later papers added are switches, off here, each in a file of its own; family.py has them by name.
+Left out: nothing.
 Landscape: model-free, off-policy, online; continuous actions; scale: deep
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from tutelage.equations.preferences import preference_probability
 from tutelage.experience.replay import Replay
 from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.samplers import SAMPLERS
@@ -29,9 +29,19 @@ from tutelage.games.spec import Space
 from tutelage.learn.deep.sac import SAC
 from tutelage.learn.deep.sac import Config as SACConfig
 from tutelage.learn.learner import Progress
-from tutelage.learn.preference.lesson import Comparisons, Lesson
+from tutelage.learn.preference.lesson import Lesson
+from tutelage.learn.preference.meta_reward_net import Config as MetaConfig
+from tutelage.learn.preference.meta_reward_net import bilevel_step
+from tutelage.learn.preference.rime import Config as RimeConfig
+from tutelage.learn.preference.rime import Rime
+from tutelage.learn.preference.session import answered, ask, learn
+from tutelage.learn.preference.student import Config as StudentConfig
+from tutelage.learn.preference.student import Student
+from tutelage.learn.preference.surf import Config as SurfConfig
+from tutelage.learn.preference.surf import Surf
 from tutelage.nets.recurrent import Carry
 from tutelage.rewards import learned
+from tutelage.rewards.comparisons import Comparisons
 from tutelage.rewards.entropy import StateEntropy
 from tutelage.rewards.learned import RewardEnsemble
 from tutelage.rewards.source import RewardSource
@@ -49,6 +59,8 @@ class Config:
     """Questions in the first session. None: as many as in the others."""
     session_every: int = 20_000
     """Steps between sessions (B-Pref: 20,000 on walker-walk)."""
+    session_sizes: Literal["constant", "falling", "rising"] = "constant"
+    """How the questions per session change over the run: not, with (T - t) / T, or with T / (T - t + 1) (B-Pref's schedules 0 to 2)."""
     pretraining_steps: int = 9_000
     """Steps of state-entropy exploration after the random ones; the first session follows (B-Pref: 9,000)."""
     neighbors: int = 5
@@ -75,6 +87,19 @@ class Config:
     """The learner that improves on the learned reward (B-Pref's settings)."""
     reward_model: learned.Config = field(default_factory=learned.Config)
     """The ensemble that predicts the reward."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """What the learner gets beside the learned reward."""
+    surf: SurfConfig = field(default_factory=SurfConfig)
+    """Pseudo-labels and crops."""
+    meta: MetaConfig = field(default_factory=MetaConfig)
+    """The critic's opinion of the reward."""
+    rime: RimeConfig = field(default_factory=RimeConfig)
+    """Labels that are not believed."""
+
+    @property
+    def played_by(self) -> tuple[str, str, SACConfig]:
+        """Who acts: where a checkpoint keeps it, its name as an algorithm, and its settings."""
+        return "sac", "sac", self.sac
 
 
 class Pebble(RewardSource):
@@ -90,7 +115,10 @@ class Pebble(RewardSource):
         lesson: Lesson,
         device: torch.device | str = "cpu",
     ) -> None:
-        """generators, reward_generators: one per seed, for the SAC and for the ensemble. Raises FeedbackError for an unknown sampler."""
+        """generators, reward_generators: one per seed, for the SAC and for the ensemble.
+
+        Raises FeedbackError for an unknown sampler.
+        """
         if config.sampler not in SAMPLERS:
             raise FeedbackError(f'sampler "{config.sampler}" is none of {", ".join(SAMPLERS)}')
         self.config, self.lesson = config, lesson
@@ -98,9 +126,12 @@ class Pebble(RewardSource):
         widths = flat_width(observation_space), action_width(action_space)
         self.ensemble = RewardEnsemble(config.reward_model, *widths, reward_generators, device)
         self.entropy = StateEntropy(config.neighbors)
+        self.surf = Surf(config.surf, config.segment_length, self.ensemble.generators)
+        self.student = Student(config.student, self.sac, widths, config.recent_episodes)
+        self.rime = Rime(config.rime, self.ensemble)
         self.learned = torch.zeros(len(generators), dtype=torch.bool)
         """Which seeds learn from the ensemble already."""
-        self.next_session = config.sac.random_steps + config.pretraining_steps
+        self.next_session = self._explored
 
     def experience(self, steps: int, copies: int) -> Replay:
         """As SAC."""
@@ -141,50 +172,53 @@ class Pebble(RewardSource):
         session = step >= self.next_session
         if session:
             self.next_session = step + config.session_every
-            self._ask(replay)
+            if config.rime.warm_start_steps and not self.learned.any():
+                self.rime.warm_start(replay, self.entropy.refresh(replay.observations()))
+            self._ask(replay, progress)
         if session or step % config.poll_every == 0:
-            self.lesson.listen(step)
-            answers = zip(self.lesson.unheard, self.lesson.awaited, strict=True)
-            ready = torch.tensor([new >= (config.fit_labels if awaited else 1) for new, awaited in answers])
-            comparisons = self.lesson.comparisons(ready) if ready.any() else None
+            ready, comparisons = answered(self.lesson, step, config.fit_labels)
             if comparisons is not None:
-                self._fit(replay, ready, comparisons)
-        return self.sac.update(replay, progress)
+                self._fit(replay, ready, comparisons, step)
+        metrics: dict[str, Tensor] = {}
+        if config.meta.every and step % config.meta.every == 0 and self.learned.any() and min(self.lesson.asked) < config.labels:
+            newest = self.lesson.comparisons(self.learned, config.meta.labels or config.session_labels)
+            if newest is not None:
+                metrics["loss/outer"] = bilevel_step(config.meta, self.ensemble, self.sac, replay, newest)
+                self.ensemble.measure_outputs(replay.observations(), replay.actions(), self.learned)
+                replay.relabel(self.ensemble.reward, chosen=self.learned)
+        return metrics | (self._improve(replay, step) if step > config.sac.random_steps else {})
 
-    def _ask(self, replay: Replay) -> None:
+    def _ask(self, replay: Replay, progress: Progress) -> None:
         """One session: candidate pairs, a choice among them, questions."""
         config, asked = self.config, self.lesson.asked
-        first = config.session_labels if config.first_session_labels is None else config.first_session_labels
-        counts = [min(config.session_labels if own else first, config.labels - own) for own in asked]
-        if max(counts) <= 0:
-            return
-        pairs = self.lesson.candidates(replay, config.candidates * max(counts), config.segment_length, config.recent_episodes)
-        logits = self.ensemble.logits(*((side.observation, side.action) for side in pairs))
-        probabilities = preference_probability(logits, config.reward_model.rater_error)
-        for seed, count in enumerate(counts):
-            if count > 0:
-                sampler = config.sampler if self.learned[seed] else "uniform"
-                self.lesson.ask(seed, pairs, probabilities[seed], count, sampler, replay)
+        T, t = progress.total, progress.steps
+        factor = {"constant": 1.0, "falling": (T - t) / T, "rising": T / (T - t + 1)}[config.session_sizes]
+        usual = round(config.session_labels * factor)
+        first = usual if config.first_session_labels is None else config.first_session_labels
+        counts = [max(min(usual if own else first, config.labels - own), 0) for own in asked]
+        samplers = [config.sampler if learned else "uniform" for learned in self.learned]
+        clips = config.segment_length, config.candidates, config.recent_episodes
+        ask(self.lesson, self.ensemble, replay, counts, samplers, *clips, self.surf.margin)
+        self.surf.collect(replay, counts, config.recent_episodes)
 
-    def _fit(self, replay: Replay, ready: Bool[Tensor, "R"], comparisons: Comparisons) -> None:
+    def _fit(self, replay: Replay, ready: Bool[Tensor, "R"], comparisons: Comparisons, step: int) -> None:
         """Fit the ensembles of the ready seeds, relabel all memory, and start critics afresh the first time."""
-        ready = ready & (comparisons.weight > 0).any(-1)  # a seed that heard only "unknown" has nothing to learn from
-        fresh = ready & ~self.learned
-        if fresh.any():
-            self.ensemble.measure_inputs(replay.observations(), replay.actions(), fresh)
-        foreseen = preference_probability(
-            self.ensemble.logits(comparisons.side(0), comparisons.side(1)), self.config.reward_model.rater_error
-        )
-        self.lesson.foretell(comparisons, foreseen.mean(1).cpu(), self.learned)
-        fitted = self.ensemble.fit(comparisons.side(0), comparisons.side(1), comparisons.label, comparisons.weight)
-        self.ensemble.measure_outputs(replay.observations(), replay.actions(), ready)
-        self.learned |= ready
+        fresh, sift = ready & ~self.learned, self.rime.sift if self.config.rime.fits else None
+        learn(self.lesson, self.ensemble, replay, comparisons, ready, self.learned, self.surf.augment(self.ensemble, replay), sift)
+        self.learned = self.learned | ready
         replay.relabel(self.ensemble.reward, chosen=ready)
         if fresh.any() and self.config.reset_critic:
             self.sac.reset_critic(fresh)
             for _ in range(self.config.updates_after_reset):
-                self.sac.improve(replay)
-        self.lesson.report(ready, comparisons, self.ensemble, fitted, replay.steps)
+                self._improve(replay, step)
+
+    def _improve(self, replay: Replay, step: int) -> dict[str, Tensor]:
+        return self.student.improve(replay, self.ensemble, self.learned, max(step - self._explored, 0))
+
+    @property
+    def _explored(self) -> int:
+        """Steps before the first session."""
+        return self.config.sac.random_steps + self.config.pretraining_steps
 
     def frozen(self) -> dict[str, Bool[Tensor, "R"]]:
         """As SAC, and the reward ensemble."""
@@ -199,6 +233,9 @@ class Pebble(RewardSource):
             "lesson": self.lesson.state(),
             "learned": self.learned,
             "next_session": self.next_session,
+            "surf": self.surf.state(),
+            "conservative": None if self.student.conservative is None else self.student.conservative.train.state(),
+            "rime": self.rime.largest,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -209,3 +246,7 @@ class Pebble(RewardSource):
         self.lesson.load(state["lesson"])
         self.learned = state["learned"].clone()
         self.next_session = int(state["next_session"])
+        self.surf.load(state["surf"])
+        if self.student.conservative is not None:
+            self.student.conservative.train.load(state["conservative"])
+        self.rime.largest = [float(x) for x in state["rime"]]
