@@ -17,7 +17,7 @@ import pytest
 from tutelage import cli
 from tutelage.experiment import alone
 from tutelage.experiment.config import ALGORITHMS, PLANNERS, ConfigError, RunConfig
-from tutelage.experiment.edition import Edition, Module, show
+from tutelage.experiment.edition import Edition, show
 from tutelage.experiment.run import Experiment
 from tutelage.games.worlds import make_world
 
@@ -112,7 +112,7 @@ def test_a_planners_edition_finds_the_values_of_the_package(name: str, learned_a
 def test_an_edition_defines_every_name_once_and_keeps_the_words(name: str) -> None:
     edition = Edition(name)
     text = edition.text()
-    assert set(edition.needs()) <= {"torch", "numpy", "gymnasium", *(["safetensors"] if name == "pebble" else [])}
+    assert set(edition.needs()) <= {"torch", "numpy", "gymnasium", *(["safetensors"] if edition.lesson else [])}
     assert not re.search(r"^\s*(from|import) (tutelage|jaxtyping)", text, re.MULTILINE)
     defined = [
         name
@@ -126,8 +126,7 @@ def test_an_edition_defines_every_name_once_and_keeps_the_words(name: str) -> No
     known |= set(dir(builtins)) | {"__name__"}
     missing = {symbol.get_name() for part in parts(table) for symbol in part.get_symbols() if symbol.is_global()} - known
     assert missing == set()
-    own = Module(edition.config[0])
-    for line in own.lines:  # comments and docstrings of the algorithm
+    for line in edition.own.lines:  # comments and docstrings of the algorithm
         if '"""' in line or line.lstrip().startswith("#"):
             assert line in text
 

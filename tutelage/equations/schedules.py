@@ -25,6 +25,8 @@ def hyperbolic_labels(steps: int, total_steps: int, first: int, total: int, tau:
     Christiano et al. 2017 (arXiv 1706.03741), appendix A: tau = 2e6 for MuJoCo, 5e6 for Atari; early behavior changes fastest.
     steps: T, since the first labels; first: N_0, total: N. After T_end it stays at N.
     """
-    share = min(steps / total_steps, 1.0) if total_steps > 0 else 1.0
+    if total_steps <= 0:
+        return float(total)
+    share = min(steps / total_steps, 1.0)
     done = share if tau is None else math.log1p(share * total_steps / tau) / math.log1p(total_steps / tau)
     return first + (total - first) * done

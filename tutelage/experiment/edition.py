@@ -325,10 +325,12 @@ class Edition:
         entry, self.name = known[name], name
         self.main = "plan" if name in PLANNERS else "main_of_many" if entry.many else "main"
         self.config: Symbol = (entry.config.__module__, entry.config.__qualname__)
-        self.learner: Symbol = (entry.config.__module__, entry.learner.__qualname__)
-        self.own = read_module(self.config[0])
-        roots = [self.main, *([LESSON] if name in ALGORITHMS and ALGORITHMS[name].taught else [])]
-        self.roots = [read_module(RUN).defined[root] for root in roots]
+        self.learner: Symbol = (entry.learner.__module__, entry.learner.__qualname__)
+        self.own = read_module(self.learner[0])
+        self.lesson = [LESSON] if name in ALGORITHMS and ALGORITHMS[name].taught else []
+        self.roots = [read_module(RUN).defined[root] for root in (self.main, *self.lesson)]
+        if self.config[0] != self.learner[0]:  # a variant: settings of its own for the learner of another file
+            self.roots.append(read_module(self.config[0]).defined[self.config[1]])
         self.kept: dict[Statement, set[str] | None] = {}
         """What the edition holds, and of classes from other files the methods that are mentioned; None: everything."""
         self._grow()
@@ -440,6 +442,8 @@ class Edition:
         continuous = ("tutelage.games.nested", "action_bounds") in self.names
         game = "grid:lecture" if self.main == "plan" else "gym:Pendulum-v1" if continuous else "gym:CartPole-v1"
         doc = ast.get_docstring(self.own.tree, clean=False) or ""
+        if self.config[0] != self.learner[0]:
+            doc = f"{(PLANNERS | ALGORITHMS)[self.name].config.__doc__}\n\n{doc}"
         about = f"{self.name} of tutelage {tutelage.__version__} in one file, printed by `tutelage show {self.name}`."
         usage = f"python edition.py --game {game} --set discount=0.98" + ("" if self.main == "plan" else " --steps 10000 --seed 0")
         head = f'"""{doc.rstrip()}\n\n{about}\nNeeds {", ".join(self.needs())}. For example: {usage}\n"""'
@@ -455,9 +459,8 @@ class Edition:
                 title = (ast.get_docstring(statement.module.tree) or "").partition("\n")[0]
                 parts.append(f"# --- {path}.py --- {title}"[:WIDTH])
             parts.append(self._rewritten(statement))
-        taught = self.name in ALGORITHMS and ALGORITHMS[self.name].taught
-        lesson = f", {self.names[RUN, LESSON]}" if taught else ""
-        call = f"{self.names[RUN, self.main]}({self.names[self.config]}(), {self.names[self.learner]}{lesson})"
+        given = [f"{self.names[self.config]}()", self.names[self.learner], *(self.names[RUN, name] for name in self.lesson)]
+        call = f"{self.names[RUN, self.main]}({', '.join(given)})"
         parts.append(f'if __name__ == "__main__":\n    {call}')
         return "\n\n\n".join(parts) + "\n"
 

@@ -168,6 +168,8 @@ def _orders(config: Config, shares: list[Tensor], budget: int, generator: Genera
     passes = -(-budget // per_pass)
     padded = torch.full((config.members, passes, per_pass * size), -1)
     for member, rows in enumerate(shares):
+        # Spread where a step would be left empty: without a gradient, Adam would still move the member by its momentum.
+        place = torch.arange(len(rows)) if len(rows) > (per_pass - 1) * size else torch.arange(len(rows)) * per_pass * size // len(rows)
         for number in range(passes):
-            padded[member, number, : len(rows)] = rows[torch.randperm(len(rows), generator=generator)]
+            padded[member, number, place] = rows[torch.randperm(len(rows), generator=generator)]
     return padded.view(config.members, passes * per_pass, size).transpose(0, 1)

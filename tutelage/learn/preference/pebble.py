@@ -96,6 +96,12 @@ class Config:
     rime: RimeConfig = field(default_factory=RimeConfig)
     """Labels that are not believed."""
 
+    def __post_init__(self) -> None:
+        if self.student.pull and self.sac.compile:
+            raise FeedbackError(
+                "student.pull changes what SAC's actor pays, which a compiled update does not follow; leave one of them away"
+            )
+
     @property
     def played_by(self) -> tuple[str, str, SACConfig]:
         """Who acts: where a checkpoint keeps it, its name as an algorithm, and its settings."""

@@ -17,7 +17,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tutelage.experience.replay import Replay
-from tutelage.feedback.query import FeedbackError
 from tutelage.learn.deep.sac import SAC
 from tutelage.learn.preference.star import Conservative
 from tutelage.rewards.learned import RewardEnsemble
@@ -43,14 +42,7 @@ class Student:
     """A SAC, and what its batches and its actor get beside."""
 
     def __init__(self, config: Config, sac: SAC, widths: tuple[int, int], recent_episodes: int) -> None:
-        """widths: of observation and action. recent_episodes: how many count as the newest.
-
-        Raises FeedbackError for a compiled SAC that shall be pulled.
-        """
-        if config.pull and sac.config.compile:
-            raise FeedbackError(
-                "student.pull changes what SAC's actor pays, which a compiled update does not follow; leave one of them away"
-            )
+        """widths: of observation and action. recent_episodes: how many count as the newest."""
         self.config, self.sac, self.recent_episodes = config, sac, recent_episodes
         self.conservative: Conservative | None = None
         if config.pull:
