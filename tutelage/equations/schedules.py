@@ -17,10 +17,10 @@ def linear(start: float, end: float, share: float, fraction: float = 1.0) -> flo
     return (1.0 - done) * start + done * end
 
 
-def hyperbolic_labels(steps: int, total_steps: int, first: int, total: int, tau: float | None) -> float:
-    """How many labels are due after so many steps, if the rate falls as tau / (T + tau) and all are given at the end.
+def hyperbolic_labels(steps: int, total_steps: int, first: int, total: int, slowing: float | None) -> float:
+    """How many labels are due after so many steps, if the rate falls as tau / (T + tau), tau = `slowing`, and all are given at the end.
 
-    N(T) = N_0 + c tau ln(1 + T / tau),   c from N(T_end) = N;   without tau, at a constant rate, N_0 + (N - N_0) T / T_end.
+    N(T) = N_0 + c tau ln(1 + T / tau),   c from N(T_end) = N;   without it, at a constant rate, N_0 + (N - N_0) T / T_end.
 
     Christiano et al. 2017 (arXiv 1706.03741), appendix A: tau = 2e6 for MuJoCo, 5e6 for Atari; early behavior changes fastest.
     steps: T, since the first labels; first: N_0, total: N. After T_end it stays at N.
@@ -28,5 +28,5 @@ def hyperbolic_labels(steps: int, total_steps: int, first: int, total: int, tau:
     if total_steps <= 0:
         return float(total)
     share = min(steps / total_steps, 1.0)
-    done = share if tau is None else math.log1p(share * total_steps / tau) / math.log1p(total_steps / tau)
+    done = share if slowing is None else math.log1p(share * total_steps / slowing) / math.log1p(total_steps / slowing)
     return first + (total - first) * done
