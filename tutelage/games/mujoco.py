@@ -40,6 +40,7 @@ _FACTORS = ("qM", "qLD", "qLDiagInv", "qH", "qHDiagInv", "qLU", "qDeriv", "crb",
 _BOUNDS = ("bvh_aabb_dyn", "flexelem_aabb")
 _NOT_DERIVED = frozenset((*_STATE, *_FACTORS, *_BOUNDS))
 """The integration state itself, and what mj_forward recomputes from it and only a step reads."""
+_BAD_NUMBERS = [int(getattr(mujoco.mjtWarning, f"mjWARN_{name}")) for name in ("BADQPOS", "BADQVEL", "BADQACC")]
 _CONSTANT_MODEL_PREFIXES = ("mesh", "tex", "skin", "flex", "bvh", "name", "text", "tuple", "key", "path")
 """Meshes, textures, names and the like: megabytes that no task changes."""
 
@@ -112,6 +113,12 @@ def set_model_changes(model: Any, compiled: Mapping[str, np.ndarray], changes: M
     """The inverse of `get_model_changes`."""
     for name, value in compiled.items():
         getattr(model, name)[...] = np.asarray(changes[name]).reshape(value.shape) if name in changes else value
+
+
+def check_divergence(data: Any, name: str) -> None:
+    """Raises GameError where a step met numbers that are not finite; MuJoCo itself goes on from the model's first state then."""
+    if data.warning.number[_BAD_NUMBERS].any():
+        raise GameError(f"{name}: the simulation diverged")
 
 
 def prefer_fast_pictures(model: Any) -> None:
