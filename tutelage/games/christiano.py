@@ -83,7 +83,7 @@ class Task:
     horizon: int
     """Steps of every episode."""
     settings: Mapping[str, Any]
-    """Of v5's constructor, so that its reward has no cost of control, no bonus and no end."""
+    """Of v5's constructor, so that its reward has no cost of control, no bonus and no end; and its camera where that is too far off."""
     penalty: Callable[[Any], float] = lambda data: 0.0
     """Of the simulation's data, taken off v5's reward."""
     pays: bool = True
@@ -91,21 +91,24 @@ class Task:
 
 
 _NO_BONUS = {"ctrl_cost_weight": 0.0, "healthy_reward": 0.0, "terminate_when_unhealthy": False}
+# Whoever rates clips must see the arm and the poles; v5's own cameras stand so far off that they are a few pixels wide.
+_CLOSE_UP = {"distance": 0.75, "elevation": -90.0, "lookat": np.zeros(3)}
+_FRONT = {"distance": 4.0, "elevation": 0.0, "lookat": np.array([0.0, 0.0, 0.2])}
 TASKS: dict[str, Task] = {
     "hopper": Task("Hopper-v5", 1000, _NO_BONUS, _hopper),
     "walker2d": Task("Walker2d-v5", 1000, _NO_BONUS, _walker),
     "swimmer": Task("Swimmer-v5", 1000, {"ctrl_cost_weight": 0.0}),
     "half-cheetah": Task("HalfCheetah-v5", 1000, {"ctrl_cost_weight": 0.0}),
     "ant": Task("Ant-v5", 1000, {**_NO_BONUS, "contact_cost_weight": 0.0}, _ant),
-    "reacher": Task("Reacher-v5", 50, {"reward_control_weight": 0.0}),
+    "reacher": Task("Reacher-v5", 50, {"reward_control_weight": 0.0, "default_camera_config": _CLOSE_UP}),
     "pendulum": Task("InvertedPendulum-v5", 25, {}, _pendulum, pays=False),
-    "double-pendulum": Task("InvertedDoublePendulum-v5", 50, {"healthy_reward": 0.0}, _double_pendulum),
+    "double-pendulum": Task("InvertedDoublePendulum-v5", 50, {"healthy_reward": 0.0, "default_camera_config": _FRONT}, _double_pendulum),
 }
 
 CLIP_STEPS: dict[str, int] = {
     "hopper": 60, "walker2d": 45, "swimmer": 60, "half-cheetah": 30, "ant": 30, "reacher": 15, "pendulum": 15, "double-pendulum": 15,
 }  # fmt: skip
-"""Steps of a clip of 1.5 s, "15 to 60 timesteps, depending on the task" (Christiano et al. 2017, appendix A.1).
+"""Steps of a clip of 1.5 s, by the paper 15 to 60 depending on the task (Christiano et al. 2017, appendix A.1).
 
 The seconds are those that a person watches, at the frame rates of rl-teacher (40, 30, 20 or 10 steps per second): they give the
 paper's 15 to 60. Simulated seconds do not: 1.5 s of hopper are 188 steps of 8 ms, and reacher's whole episode lasts 1 s.
