@@ -43,8 +43,8 @@ ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)
 
 
 HIDDEN: dict[str, tuple[tuple[int, int, int, int], ...]] = {
-    "beam_rider": ((9, 19, 60, 108), (181, 192, 8, 160)),  # score; ships that remain
-    "breakout": ((5, 15, 36, 80),),  # score; the lives beside it stay, as everywhere but in BeamRider
+    "beam_rider": ((9, 19, 60, 108), (31, 42, 16, 34)),  # score; enemies still to shoot
+    "breakout": ((5, 15, 36, 80),),  # score; the lives beside it stay, as in every game
     "enduro": ((161, 191, 48, 112),),  # the instrument panel: speedometer, day, and cars still to pass, which are the score
     "pong": ((0, 22, 0, 160),),  # both scores
     "qbert": ((5, 15, 33, 72),),  # score
@@ -53,7 +53,8 @@ HIDDEN: dict[str, tuple[tuple[int, int, int, int], ...]] = {
 }
 """What `hide_score` blacks out, by ROM: top, bottom, left, right on the console's screen of 210 x 160, the second of each exclusive.
 
-The paper names the seven games and what it hides, and gives no coordinates; these were read off the emulator's screen.
+The paper (appendix A.2) hides the score in all seven games, BeamRider's count of enemies and Enduro's speedometer, and gives no
+coordinates; these were read off the emulator's screen.
 """
 
 

@@ -2,35 +2,33 @@
 
 The appendix changes two things, because the agent, and a person who rates clips, must not learn the task from elsewhere.
 An episode that ends at a fall tells that falling is bad: every episode here has full length, and the true reward, which
-only an oracle and the evaluation read, has a penalty "which encourages the parameters to remain in the range" instead.
-Torques cannot be seen: what they cost is not part of the true reward. A bonus for being alive would be a constant.
+only an oracle and the evaluation read, has "a penalty which encourages the parameters to remain in the range" instead.
+Torques cannot be seen: what they cost is not part of the true reward. A bonus for being alive would be a constant, and is left out.
 
-The worlds are the v5 ones of Gymnasium with their observations. With v the forward velocity in m/s, z a height in m, and
-out(x; a, b) = max(a - x, 0, x - b), how far x lies outside the range in which v5 would let the episode go on:
+The worlds are the v5 ones of Gymnasium with their observations. With v the forward velocity in m/s and z the torso's height in m:
 
-    hopper           v - out(z; 0.7, inf) - out(pitch; -0.2, 0.2)
-    walker2d         v - out(z; 0.8, 2.0) - out(pitch; -1, 1)
-    ant              v - out(z; 0.2, 1.0)
+    hopper           v + (z - 1)
+    walker2d         v + (z - 2)
+    ant              v + (z - 1.2)
     swimmer, half-cheetah    v
     reacher          -|fingertip - target|
-    pendulum         -out(angle; -0.2, 0.2)
-    double-pendulum  -0.01 x^2 - (y - 2)^2 - 0.001 w1^2 - 0.005 w2^2 - 10 out(y; 1, inf)
+    pendulum         -angle^2
+    double-pendulum  -0.01 x^2 - (y - 2)^2 - 0.001 w1^2 - 0.005 w2^2 + 10 (y - 1)
 
-where x, y are the tip's place and w1, w2 the angular velocities of both joints; angles in rad, pitch wrapped to [-pi, pi).
+where x, y are the tip's place in m, w1 and w2 the angular velocities of both joints in rad/s, and the angle is in rad, 0 upright.
 
 What the paper leaves open, and how it is decided here
-- The size of the penalty: one per meter or rad outside the range, ten for the double pendulum. That is v5's own bonus for
-  a step inside the range (10 for the double pendulum, 1 elsewhere). rl-teacher, which has the paper's tasks in code, weighs
-  height alike (hopper z - 1, walker z - 2, ant z - 1.2, double pendulum 10 (y - 1)), but pays also for more height inside the
-  range, and nothing for pitch; its pendulum pays -angle^2.
+- The penalties. The paper says only that all its rewards are second-degree polynomials of the features, which a jump at the
+  range's edge is not, and tells its raters to prefer the higher torso. The terms above are those of rl-teacher
+  (github.com/nottombrown/rl-teacher, envs.py), which fit both: they fall as the robot falls, and pay for height inside the range too.
+  The pitch of hopper and walker, which v5's rule bounds, has no term there and none here.
 - The horizon: Gymnasium's, but 25 and 50 steps for the pendulums, as in rl-teacher. A pole that has fallen stays down: of
   1,500 steps with uniform actions 99.7 % were spent fallen (double pendulum: 97 %), of the first 25 steps 84 % (80 %).
 - v5's rule for the hopper that no velocity exceeds 100 guards against a diverging simulation. That is an error here.
 
-What cannot be seen: v5 hides x and y of a walking torso, but its velocity is observed. Nothing in a reward is hidden.
+All that a reward is made of is observed, v as the velocity at the end of a step where the reward has its mean.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,37 +41,6 @@ from tutelage.games.mujoco import check_divergence
 from tutelage.games.spec import GameError
 
 
-def outside(x: float, low: float, high: float) -> float:
-    """How far x lies outside [low, high]; 0 inside."""
-    return max(low - x, 0.0, x - high)
-
-
-def _pitch(data: Any) -> float:
-    # The joint counts full turns; after a somersault the robot is upright again.
-    return math.remainder(float(data.qpos[2]), 2 * math.pi)
-
-
-def _hopper(data: Any) -> float:
-    return outside(float(data.qpos[1]), 0.7, math.inf) + outside(_pitch(data), -0.2, 0.2)
-
-
-def _walker(data: Any) -> float:
-    return outside(float(data.qpos[1]), 0.8, 2.0) + outside(_pitch(data), -1.0, 1.0)
-
-
-def _ant(data: Any) -> float:
-    return outside(float(data.qpos[2]), 0.2, 1.0)
-
-
-def _pendulum(data: Any) -> float:
-    return outside(float(data.qpos[1]), -0.2, 0.2)
-
-
-def _double_pendulum(data: Any) -> float:
-    # The tip's height as v5's own rule reads it: `site_xpos` belongs to the start of the last substep.
-    return 10.0 * outside(float(data.site_xpos[0, 2]), 1.0, math.inf)
-
-
 @dataclass(frozen=True)
 class Task:
     """One of the paper's tasks, in terms of Gymnasium's."""
@@ -84,10 +51,10 @@ class Task:
     """Steps of every episode."""
     settings: Mapping[str, Any]
     """Of v5's constructor, so that its reward has no cost of control, no bonus and no end; and its camera where that is too far off."""
-    penalty: Callable[[Any], float] = lambda data: 0.0
-    """Of the simulation's data, taken off v5's reward."""
+    term: Callable[[Any], float] = lambda data: 0.0
+    """Of the simulation's data, added to v5's reward: what replaces the end of an episode."""
     pays: bool = True
-    """Whether v5's reward counts: the pendulum's is 1 where it is up, which the penalty replaces."""
+    """Whether v5's reward counts: the pendulum's is nothing but a bonus for not having ended."""
 
 
 _NO_BONUS = {"ctrl_cost_weight": 0.0, "healthy_reward": 0.0, "terminate_when_unhealthy": False}
@@ -95,14 +62,20 @@ _NO_BONUS = {"ctrl_cost_weight": 0.0, "healthy_reward": 0.0, "terminate_when_unh
 _CLOSE_UP = {"distance": 0.75, "elevation": -90.0, "lookat": np.zeros(3)}
 _FRONT = {"distance": 4.0, "elevation": 0.0, "lookat": np.array([0.0, 0.0, 0.2])}
 TASKS: dict[str, Task] = {
-    "hopper": Task("Hopper-v5", 1000, _NO_BONUS, _hopper),
-    "walker2d": Task("Walker2d-v5", 1000, _NO_BONUS, _walker),
+    "hopper": Task("Hopper-v5", 1000, _NO_BONUS, lambda data: float(data.qpos[1]) - 1.0),
+    "walker2d": Task("Walker2d-v5", 1000, _NO_BONUS, lambda data: float(data.qpos[1]) - 2.0),
     "swimmer": Task("Swimmer-v5", 1000, {"ctrl_cost_weight": 0.0}),
     "half-cheetah": Task("HalfCheetah-v5", 1000, {"ctrl_cost_weight": 0.0}),
-    "ant": Task("Ant-v5", 1000, {**_NO_BONUS, "contact_cost_weight": 0.0}, _ant),
+    "ant": Task("Ant-v5", 1000, {**_NO_BONUS, "contact_cost_weight": 0.0}, lambda data: float(data.qpos[2]) - 1.2),
     "reacher": Task("Reacher-v5", 50, {"reward_control_weight": 0.0, "default_camera_config": _CLOSE_UP}),
-    "pendulum": Task("InvertedPendulum-v5", 25, {}, _pendulum, pays=False),
-    "double-pendulum": Task("InvertedDoublePendulum-v5", 50, {"healthy_reward": 0.0, "default_camera_config": _FRONT}, _double_pendulum),
+    "pendulum": Task("InvertedPendulum-v5", 25, {}, lambda data: -(float(data.qpos[1]) ** 2), pays=False),
+    "double-pendulum": Task(
+        "InvertedDoublePendulum-v5",
+        50,
+        {"healthy_reward": 0.0, "default_camera_config": _FRONT},
+        # The tip's height as v5's own rule reads it: `site_xpos` belongs to the start of the last substep.
+        lambda data: 10.0 * (float(data.site_xpos[0, 2]) - 1.0),
+    ),
 }
 
 CLIP_STEPS: dict[str, int] = {
@@ -129,7 +102,7 @@ class ChristianoEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, paid, _, limit, info = self.env.step(action)
         core: Any = self.env.unwrapped
         check_divergence(core.data, self._name)
-        return observation, (float(paid) if self._task.pays else 0.0) - self._task.penalty(core.data), False, limit, info
+        return observation, (float(paid) if self._task.pays else 0.0) + self._task.term(core.data), False, limit, info
 
 
 def make_christiano(path: str, copies: int, options: Mapping[str, Any]) -> GymnasiumGame:
