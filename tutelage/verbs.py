@@ -162,12 +162,16 @@ def evaluate(arguments: list[str]) -> int:
 
     step, results = evaluate_run(given.run, given.episodes)
     if given.json:
-        rows = [{"seed": s, "mean": r.mean, "returns": r.returns.tolist(), "lengths": r.lengths.tolist()} for s, r in results.items()]
+        rows = [
+            {"seed": s, "mean": r.mean, "returns": r.returns.tolist(), "lengths": r.lengths.tolist(), "success_rate": r.success_rate}
+            for s, r in results.items()
+        ]
         print(json.dumps({"run": str(given.run), "step": step, "seeds": rows}))
         return 0
     for seed, result in results.items():
         spread = f", from {result.returns.min():.1f} to {result.returns.max():.1f}"
-        print(f"seed {seed}: mean return {result.mean:.1f} over {given.episodes} episodes at step {step:,}{spread}")
+        rate = "" if result.success_rate is None else f"; success rate {result.success_rate:.0%}"
+        print(f"seed {seed}: mean return {result.mean:.1f} over {given.episodes} episodes at step {step:,}{spread}{rate}")
     return 0
 
 

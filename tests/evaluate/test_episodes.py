@@ -1,5 +1,6 @@
 """Evaluation on a game whose returns are known by hand."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +14,6 @@ class Lottery(Game):
     action_space = Discrete(2)
 
     def __init__(self, copies: int, skips: bool = False, poison: str = "") -> None:
-        import numpy as np
-
         self.observation_space = Box((1,), np.array([0.0]), np.array([9.0]))
         self.copies, self.skips, self.poison = copies, skips, poison
         self.steps = 0
@@ -137,3 +136,35 @@ def test_impossible_requests_are_refused(members, episodes):
 def test_seeds_differ_and_do_not_depend_on_how_many_there_are():
     assert len(set(seeds_of(0, 100))) == 100
     assert seeds_of(7, 3) == seeds_of(7, 9)[:3] != seeds_of(8, 3)
+
+
+class Guess(Game):
+    """Three steps an episode; the task is done after the second alone, in the copies whose seed is even, and not in the episode after."""
+
+    observation_space = Box((1,), np.array([0.0]), np.array([9.0]))
+    action_space = Discrete(2)
+
+    def __init__(self, copies: int) -> None:
+        self.copies = copies
+
+    def reset(self, seed=None, where=None):
+        self.t = 0
+        self.wins = torch.tensor([s % 2 == 0 for s in seed]) if seed is not None else torch.zeros(self.copies, dtype=torch.bool)
+        return torch.zeros(self.copies, 1)
+
+    def step(self, actions):
+        self.t += 1
+        over = torch.full((self.copies,), self.t == 3)
+        return Step(torch.zeros(self.copies, 1), torch.ones(self.copies), over, over, torch.ones(self.copies, dtype=torch.bool))
+
+    def success(self):
+        return self.wins & (self.t == 2)
+
+
+def test_success_at_any_step_counts_for_its_episode_alone():
+    seeds = seeds_of(0, 4)
+    assert len({s % 2 for s in seeds}) == 2, "this seed must give copies of both kinds"
+    result = evaluate(Constant(), Guess(4), episodes=8, seed=0)
+    assert result.successes is not None and result.successes.tolist() == [s % 2 == 0 for s in seeds] + [False] * 4
+    assert result.success_rate == sum(s % 2 == 0 for s in seeds) / 8
+    assert evaluate(Constant(), Lottery(2), episodes=3, seed=0).success_rate is None

@@ -10,6 +10,7 @@ import torch
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
 from tutelage.games import make as addresses
+from tutelage.games.atari import CHRISTIANO, HIDDEN
 from tutelage.games.spec import CannotSnapshot, Discrete, GameError
 
 make: Any = addresses.make  # Any: a test knows which world it made
@@ -144,6 +145,95 @@ def test_a_snapshot_that_is_none():
         make("atari:Breakout", 1).restore(0, snapshot)
 
 
+@pytest.mark.parametrize("rom", HIDDEN)
+def test_the_score_is_black_and_the_rest_is_as_it_was(rom: str):
+    address = CHRISTIANO[rom].partition("?")[0]
+    shown, hidden = make(address, 1), make(f"{address}?hide_score=1", 1)
+    shown.reset(seed=[1])
+    hidden.reset(seed=[1])
+    covered = np.zeros((210, 160), np.bool_)
+    for top, bottom, left, right in HIDDEN[rom]:
+        covered[top:bottom, left:right] = True
+    screen, black, told = shown._seats[0].screens, hidden._seats[0].screens, False
+    for action in scripted(shown.action_space.n, 120):  # Q*bert shows its score after some seconds
+        full, less = shown.step(torch.tensor([action])), hidden.step(torch.tensor([action]))
+        assert torch.equal(full.reward, less.reward)
+        assert not black[:, covered].any() and np.array_equal(black[:, ~covered], screen[:, ~covered])
+        told = told or screen[:, covered].any()
+        if full.boundary.any():
+            break
+    assert told, "the score must show, or this shows nothing"
+    picture, original = hidden.render(0, width=160, height=210), shown.render(0, width=160, height=210)
+    assert not picture[covered].any() and np.array_equal(picture[~covered], original[~covered])
+
+
+@pytest.mark.parametrize(("title", "address"), [("Pong", 13), ("Pong", 14), ("Breakout", 77)])
+def test_another_score_looks_the_same(title: str, address: int):
+    """address: of the console's memory where the game keeps its score (Anand et al. 2019, arXiv 1906.08226, for Pong)."""
+
+    def observe(query: str, score: int) -> torch.Tensor:
+        game = make(f"atari:{title}{query}", 1)
+        game.reset(seed=[1])
+        game._seats[0].console.setRAM(address, score)
+        return game.step(torch.tensor([0])).observation[0, -1]
+
+    assert not torch.equal(observe("", 1), observe("", 4)), "the score must show, or this shows nothing"
+    assert torch.equal(observe("?hide_score=1", 1), observe("?hide_score=1", 4))
+
+
+def test_endless_games_follow_one_another_and_each_end_is_paid_for():
+    rules = "endless=1&noop_max=0&max_frames=12000"
+    game, single = make(f"atari:Breakout?{rules}&end_penalty=2.5", 1), make("atari:Breakout?noop_max=0", 1)
+    game.reset(seed=[0])
+    single.reset(seed=[0])
+    lost = 0
+    for action in [*scripted(4, 1500), *scripted(4, 1500, seed=1)]:
+        step, expected = game.step(torch.tensor([action])), single.step(torch.tensor([action]))
+        assert not step.terminated.any()
+        if expected.boundary.any():
+            lost += 1
+            assert float(step.reward) == float(expected.reward) - 2.5
+            single.reset(where=expected.boundary)
+            assert torch.equal(step.observation[0, -1], single._observation()[0, -1]), "the next game's first picture comes last"
+            assert not torch.equal(step.observation[0, 0], step.observation[0, -1]), "the pictures before it are of the game that ended"
+        else:
+            assert float(step.reward) == float(expected.reward)
+        if step.boundary.any():
+            break
+    assert lost >= 2 and step.boundary.all(), "the limit counts the frames of all games"
+    with pytest.raises(GameError, match="stepped outside an episode"):
+        game.step(torch.tensor([0]))
+    assert game.reset().shape == (1, 4, 84, 84) and not game.step(torch.tensor([0])).boundary.any()
+
+
+def test_a_snapshot_of_an_endless_episode_knows_the_games_before():
+    game = make("atari:Breakout?endless=1&max_frames=4000", 1)
+    game.reset(seed=[0])
+    seat = game._seats[0]
+    script = iter(scripted(4, 2000))
+    while not seat.past_frames:
+        game.step(torch.tensor([next(script)]))
+    snapshot, rest = game.snapshot(0), list(script)
+    other = make("atari:Breakout?endless=1&max_frames=4000", 1)
+    other.restore(0, snapshot)
+    ended = False
+    for action in rest:
+        step, again = game.step(torch.tensor([action])), other.step(torch.tensor([action]))
+        assert torch.equal(step.observation, again.observation) and torch.equal(step.boundary, again.boundary)
+        if ended := bool(step.boundary):
+            break
+    assert ended
+
+
+def test_the_seven_games_of_christiano():
+    assert set(CHRISTIANO) == {"beam_rider", "breakout", "pong", "qbert", "seaquest", "space_invaders", "enduro"}
+    assert ["end_penalty" in address for rom, address in CHRISTIANO.items() if rom in ("pong", "qbert")] == [False, True]
+    game = make(CHRISTIANO["enduro"], 1)
+    game.reset(seed=[0])
+    assert game._seats[0].rules.endless and game._seats[0].rules.hide_score and game._seats[0].rules.end_penalty == 1.0
+    assert not game.step(torch.tensor([1])).boundary.any()
+
+
 def test_pictures_are_in_color_and_fit():
     game = make("atari:Pong", 1)
     game.reset(seed=[0])
@@ -161,6 +251,11 @@ def test_pictures_are_in_color_and_fit():
         ("atari:Pong?frame_skip=many", None, "atari:Pong: frame_skip=many was given; a number was expected"),
         ("atari:Pong?frame_skip=0", None, "frame_skip=0 was given; an Atari game needs at least 1"),
         ("atari:Pong?noop_max=-1", None, "noop_max=-1 was given; it cannot be negative"),
+        ("atari:Alien?hide_score=1", None, "atari:Alien: where its screen shows the score is not known, .*; known are BeamRider, "),
+        ("atari:Pong?endless=1&life_loss_ends=1", None, "endless and life_loss_ends were given together"),
+        ("atari:Pong?end_penalty=1", None, "end_penalty=1.0 was given without endless"),
+        ("atari:Pong?endless=1&end_penalty=-1", None, "end_penalty=-1.0 was given; points to take off, 0 or more, were expected"),
+        ("atari:Pong?endless=1&end_penalty=nan", None, "end_penalty=nan was given; points to take off"),
         ("atari:Pong", torch.tensor([6]), r"atari:Pong was given the action \[6\], which is outside Discrete\(n=6\)"),
         ("atari:Pong", torch.tensor([0.0]), r"atari:Pong was given actions of torch.float32 \(1,\); 1 whole numbers were expected"),
     ],

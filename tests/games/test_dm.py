@@ -13,7 +13,7 @@ from tutelage.games.spec import GameError
 make: Any = addresses.make  # Any: a test knows which world it made
 
 
-@pytest.mark.parametrize("task", ["walker-walk", "reacher-easy", "hopper-hop"])
+@pytest.mark.parametrize("task", ["walker-walk", "cheetah-run", "quadruped-walk", "reacher-easy", "hopper-hop"])
 def test_the_suites_own_numbers(task):
     game = make(f"dm:{task}", copies=2)
     env = suite.load(*task.split("-"), task_kwargs={"random": 7})

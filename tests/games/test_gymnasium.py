@@ -409,3 +409,29 @@ def test_a_mask_that_is_missing_later_is_an_error():
     game.reset(seed=[0])
     with pytest.raises(spec.GameError, match="forgetful began with a mask of 2 actions in its info and now gave none"):
         game.step(game.legal().long().argmax(1))
+
+
+def test_success_is_what_the_environments_say():
+    class Third(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            self.t = 0
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            self.t += 1
+            return np.zeros(1, np.float32), 0.0, False, False, {"success": float(self.t == 3 and action == 1)}
+
+    game = GymnasiumGame(Third, 2, "third")
+    game.reset(seed=[0, 1])
+    assert game.success() is None
+    said = [game.step(torch.tensor([1, 0])) and game.success().tolist() for _ in range(3)]
+    assert said == [[False, False], [False, False], [True, False]]
+    game.reset(where=torch.tensor([True, False]))
+    assert game.success().tolist() == [False, False]
+    plain = make("gym:CartPole-v1", copies=1)
+    plain.reset(seed=[0])
+    plain.step(torch.tensor([0]))
+    assert plain.success() is None

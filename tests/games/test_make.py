@@ -27,6 +27,8 @@ make: Any = addresses.make  # Any: a test knows which world it made
         ("Pendulum-v1", "gym:Pendulum-v1"),
         ("walker-walk", "dm:walker-walk"),
         ("gmy:CartPole-v1", "gym:CartPole-v1"),
+        ("cristiano:hopper", "christiano:hopper"),
+        ("hammer-v3", "metaworld:hammer-v3"),
     ],
 )
 def test_the_nearest_game_is_named(wrong, right):
@@ -73,10 +75,10 @@ def test_known_games_are_the_newest_and_can_be_made():
 def test_without_simulators_the_core_imports_and_one_sentence_names_the_extra():
     script = """
 import sys
-for package in ("gymnasium", "mujoco", "dm_control", "dm_env", "pygame", "ale_py", "cv2"):
+for package in ("gymnasium", "mujoco", "dm_control", "dm_env", "metaworld", "pygame", "ale_py", "cv2"):
     sys.modules[package] = None
 from tutelage.games import make, nested, program, snapshots, spec
-for address in ("gym:Pendulum-v1", "dm:walker-walk", "atari:Pong"):
+for address in ("gym:Pendulum-v1", "dm:walker-walk", "christiano:hopper", "metaworld:hammer-v3", "atari:Pong"):
     try:
         make.make(address, copies=1)
     except spec.GameError as error:
@@ -85,6 +87,6 @@ for address in ("gym:Pendulum-v1", "dm:walker-walk", "atari:Pong"):
     path = {**os.environ, "PYTHONPATH": str(Path(tutelage.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", script], env=path, capture_output=True, text=True, check=True, timeout=120)
     lines = done.stdout.splitlines()
-    assert len(lines) == 3
-    assert all("is not installed, and this game needs it; run: pip install 'tutelage[control]'" in line for line in lines[:2])
-    assert "this game needs both; run: pip install 'tutelage[atari]'" in lines[2]
+    assert len(lines) == 5
+    assert all("is not installed, and this game needs it; run: pip install 'tutelage[control]'" in line for line in lines[:4])
+    assert "this game needs both; run: pip install 'tutelage[atari]'" in lines[4]

@@ -46,6 +46,11 @@ ADDRESSES = [
     "dm:quadruped-escape",  # changes the terrain
     "dm:lqr-lqr_2_1",  # draws its springs when it is made
     "dm:dog-stand",  # keeps arrays in its task
+    "christiano:ant",
+    "christiano:double-pendulum",
+    "metaworld:hammer-v3",  # remembers its draw
+    "metaworld:door-open-v3",  # moves a body of the model
+    "metaworld:basketball-v3",  # keeps a window into the simulation's memory
 ]
 
 
@@ -145,7 +150,9 @@ save_file({{str(i): x.clone() for i, x in enumerate(play(game, draw_actions(game
     assert same([result[str(i)] for i in range(len(result))], expected)
 
 
-@pytest.mark.parametrize("address", ["gym:Pendulum-v1", "gym:HalfCheetah-v5", "dm:walker-walk", "dm:quadruped-escape"])
+@pytest.mark.parametrize(
+    "address", ["gym:Pendulum-v1", "gym:HalfCheetah-v5", "dm:walker-walk", "dm:quadruped-escape", "metaworld:door-open-v3"]
+)
 def test_a_restored_world_looks_the_same(address):
     game = make(address, copies=2)
     game.reset(seed=[1, 2])

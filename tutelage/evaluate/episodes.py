@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tutelage.games.nested import flatten_action, flatten_observation
@@ -75,6 +75,13 @@ class EpisodeReturns:
     """Real steps taken."""
     each: Float[Tensor, "episodes N"] | None = None
     """Of every agent, in a game of many."""
+    successes: Bool[Tensor, "episodes"] | None = None
+    """Whether the task was done after any step of the episode, where the game says so (`Game.success`)."""
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of the episodes in which the task was done; None where the game does not say."""
+        return None if self.successes is None else self.successes.double().mean().item()
 
     @property
     def mean(self) -> float:
@@ -113,7 +120,8 @@ def evaluate_members(
     many = game.players is not None
     total = torch.zeros(game.copies, *((len(game.players.names),) if game.players else ()), dtype=torch.float64)
     length = torch.zeros(game.copies, dtype=torch.int64)
-    played: list[list[tuple[Tensor, int]]] = [[] for _ in range(game.copies)]
+    succeeded: Tensor | None = None  # [copies], since the episode's start, where the game says so
+    played: list[list[tuple[Tensor, int, bool | None]]] = [[] for _ in range(game.copies)]
 
     playing = Playing(policy, game, seed, members)
     _check_finite(playing.observation, "observation at reset")
@@ -131,11 +139,15 @@ def evaluate_members(
             paid = reward.reward(*vectors, step.reward)
         total += torch.where(step.mask, paid.double(), 0.0)
         length += step.mask.any(-1) if many else step.mask
+        if (now := game.success()) is not None:
+            succeeded = now if succeeded is None else succeeded | now
         for b in step.boundary.nonzero().flatten().tolist():
             if left[b] > 0:
-                played[b].append((total[b].clone(), int(length[b])))
+                played[b].append((total[b].clone(), int(length[b]), None if succeeded is None else bool(succeeded[b])))
                 left[b] -= 1
             total[b], length[b] = 0.0, 0
+            if succeeded is not None:
+                succeeded[b] = False
         if (length * (left > 0)).max() >= max_steps:
             raise GameError(f"{type(game).__name__}: an episode has not ended after {max_steps} steps; evaluation needs episodes that end")
     return [_in_order(played[r * copies : (r + 1) * copies], own, game.players) for r in range(members)]
@@ -146,10 +158,11 @@ def seeds_of(seed: int, copies: int) -> list[int]:
     return [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(copies)]
 
 
-def _in_order(played: list[list[tuple[Tensor, int]]], own: Tensor, players: Players | None) -> EpisodeReturns:
-    ordered = [played[b].pop(0) for b in own.tolist()]
-    totals, lengths = torch.stack([total for total, _ in ordered]), torch.tensor([length for _, length in ordered])
-    return EpisodeReturns(totals, lengths) if players is None else EpisodeReturns(players.score(totals), lengths, totals)
+def _in_order(played: list[list[tuple[Tensor, int, bool | None]]], own: Tensor, players: Players | None) -> EpisodeReturns:
+    totals, lengths, successes = zip(*(played[b].pop(0) for b in own.tolist()), strict=True)
+    totals, lengths = torch.stack(totals), torch.tensor(lengths)
+    known = None if None in successes else torch.tensor(successes)
+    return EpisodeReturns(totals if players is None else players.score(totals), lengths, None if players is None else totals, known)
 
 
 def _check_finite(value: Nested, what: str, where: Tensor | None = None) -> None:

@@ -31,7 +31,7 @@ LEAST_MEMORY_GIB = 4.0
 PATIENCE = 60.0
 """Seconds that drawing one frame may take; a missing driver can hang."""
 
-SIMULATORS = ("gymnasium", "mujoco", "dm_control", "box2d", "pygame-ce")
+SIMULATORS = ("gymnasium", "mujoco", "dm_control", "metaworld", "box2d", "pygame-ce")
 CONTROL = "pip install 'tutelage[control]' -c constraints.txt"
 MIN_PYTHON = (3, 11)
 MIN_TORCH = (2, 11)

@@ -233,9 +233,11 @@ class Experiment:
         policy_now = StackedPolicy(self.learner, config.seeds, game.observation_space, game.action_space)
         results = evaluate_members(policy_now, game, config.seeds, episodes, EVALUATION_SEED, reward=judging(self.true_reward))
         for seed, result in zip(self.seeds, results, strict=True):
-            each = {} if result.each is None else {"mean_of_each": result.each.mean(0)}
+            more: dict[str, Any] = {} if result.each is None else {"mean_of_each": result.each.mean(0)}
+            if result.success_rate is not None:
+                more["success_rate"] = result.success_rate
             self.log.append(
-                "evaluation", self.steps, seed=seed, returns=result.returns, mean=result.mean, policy=policy, seconds=self.seconds, **each
+                "evaluation", self.steps, seed=seed, returns=result.returns, mean=result.mean, policy=policy, seconds=self.seconds, **more
             )
         return [result.returns.tolist() for result in results]
 

@@ -9,10 +9,15 @@ Where we depart from gymnasium.wrappers.AtariPreprocessing, to which everything 
 - The observation at the end of an episode shows the frames of that end; there it repeats those of the step before.
 - Where the first action after NOOP is FIRE, it is pressed once after a reset (Baselines; without it Breakout never begins).
 - With `life_loss_ends` the next episode goes on with the next life, as in Baselines; there only a game over can be reset.
+
+Three options make of the game what Christiano et al. 2017 (arXiv 1706.03741, appendix A) teach from preferences, so that neither the
+score on the screen nor the end of an episode tells what is wanted: `hide_score`, `endless` and `end_penalty`. `CHRISTIANO` has the
+addresses of the paper's seven games with them.
 """
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +42,22 @@ cv2.setNumThreads(1)
 ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)
 
 
+HIDDEN: dict[str, tuple[tuple[int, int, int, int], ...]] = {
+    "beam_rider": ((9, 19, 60, 108), (31, 42, 16, 34)),  # score; enemies still to shoot
+    "breakout": ((5, 15, 36, 80),),  # score; the lives beside it stay, as in every game
+    "enduro": ((161, 191, 48, 112),),  # the instrument panel: speedometer, day, and cars still to pass, which are the score
+    "pong": ((0, 22, 0, 160),),  # both scores
+    "qbert": ((5, 15, 33, 72),),  # score
+    "seaquest": ((7, 20, 48, 108),),  # score, up to six digits
+    "space_invaders": ((9, 21, 0, 160),),  # both scores; the mother ship flies in these rows, and is hidden with them
+}
+"""What `hide_score` blacks out, by ROM: top, bottom, left, right on the console's screen of 210 x 160, the second of each exclusive.
+
+The paper (appendix A.2) hides the score in all seven games, BeamRider's count of enemies and Enduro's speedometer, and gives no
+coordinates; these were read off the emulator's screen.
+"""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What lies between the console and whoever plays."""
@@ -55,6 +76,13 @@ class Preprocessing:
     """A lost life terminates the episode. For training only: scores count whole games."""
     max_frames: int = 108_000
     """Frames after which an episode is cut off: half an hour of play."""
+    hide_score: bool = False
+    """Black out the score and what else tells it (`HIDDEN`), in observations and in pictures."""
+    endless: bool = False
+    """A game that ends is followed by the next within the same episode: no termination is seen. Only `max_frames` cuts, over all games."""
+    end_penalty: float = 0.0
+    """Points taken off the reward where a game ends, with `endless`. The paper has such a penalty in every game but Pong and gives no size;
+    `CHRISTIANO` takes one point, as much as any reward counts for a learner that clips to 1."""
 
     def __post_init__(self) -> None:
         for name in ("frame_skip", "screen_size", "stack", "max_frames"):
@@ -62,6 +90,12 @@ class Preprocessing:
                 raise GameError(f"{name}={getattr(self, name)} was given; an Atari game needs at least 1")
         if self.noop_max < 0:
             raise GameError(f"noop_max={self.noop_max} was given; it cannot be negative")
+        if self.endless and self.life_loss_ends:
+            raise GameError("endless and life_loss_ends were given together; an endless episode has no end at a lost life")
+        if not (math.isfinite(self.end_penalty) and self.end_penalty >= 0):
+            raise GameError(f"end_penalty={self.end_penalty} was given; points to take off, 0 or more, were expected")
+        if self.end_penalty and not self.endless:
+            raise GameError(f"end_penalty={self.end_penalty} was given without endless, which it belongs to")
 
 
 class _Seat:
@@ -69,6 +103,7 @@ class _Seat:
 
     def __init__(self, rom: str, rules: Preprocessing) -> None:
         self.rom, self.rules = rom, rules
+        self.hidden = HIDDEN[rom] if rules.hide_score else ()
         self.console = ale.ALEInterface()
         self.console.setFloat("repeat_action_probability", 0.0)
         self.console.setInt("max_num_frames_per_episode", rules.max_frames)
@@ -79,6 +114,8 @@ class _Seat:
         self.screens = np.zeros((2, *self.console.getScreenDims()), np.uint8)
         self.observation = np.zeros((rules.stack, rules.screen_size, rules.screen_size), np.uint8)
         self.lives: int = 0
+        self.past_frames: int = 0
+        """Of the games of this episode before the present one."""
         self.playing: bool = False
 
     def reset(self, seed: int | None) -> None:
@@ -89,25 +126,21 @@ class _Seat:
             self.generator = np.random.default_rng(int(own))
             self.console.setInt("random_seed", int(np.int32(np.uint32(seed_of_console))))
             self.console.loadROM(ale.roms.get_rom_path(self.rom))
-        if seed is not None or not self.rules.life_loss_ends or self._is_over():
-            self._restart()
-        else:
-            self._repeat(0)
-        if self._is_over():
-            self._restart()
-        if self.fires:
-            self._repeat(1)
-            if self._is_over():
-                self._restart()
-        self.lives = self.console.lives()
+        self._begin(goes_on=seed is None and self.rules.life_loss_ends and not self._is_over())
         self.observation[:] = self._picture()
-        self.playing = True
+        self.past_frames, self.playing = 0, True
 
     def step(self, action: int) -> tuple[float, bool, bool]:
         """Reward, whether the game (or the life) is over, and whether the episode is."""
         reward, lost = self._repeat(action)
         terminated = self.console.game_over(with_truncation=False) or (self.rules.life_loss_ends and lost)
-        self.playing = not (terminated or self.console.game_truncated())
+        cut = self.past_frames + self.console.getEpisodeFrameNumber() >= self.rules.max_frames
+        if self.rules.endless and terminated:
+            reward, terminated = reward - self.rules.end_penalty, False
+            if not cut:
+                self.past_frames += self.console.getEpisodeFrameNumber()
+                self._begin(goes_on=False)
+        self.playing = not (terminated or cut)
         self.observation[:-1] = self.observation[1:]
         self.observation[-1] = self._picture()
         return reward, terminated, not self.playing
@@ -120,6 +153,7 @@ class _Seat:
             "observation": torch.tensor(self.observation),
             "generator": get_generator(self.generator, self.rom),
             "lives": self.lives,
+            "past_frames": self.past_frames,
             "playing": self.playing,
         }
 
@@ -135,9 +169,36 @@ class _Seat:
         set_generator(self.generator, snapshot["generator"])
         self.observation[:] = torch.as_tensor(snapshot["observation"]).numpy()
         self.lives, self.playing = int(snapshot["lives"]), bool(snapshot["playing"])
+        self.past_frames = int(snapshot.get("past_frames", 0))  # snapshots of before there were endless episodes have none
+
+    def picture(self) -> UInt8[np.ndarray, "210 160 3"]:
+        """The console's screen in color, less what is hidden."""
+        screen = self.console.getScreenRGB()
+        for top, bottom, left, right in self.hidden:
+            screen[top:bottom, left:right] = 0
+        return screen
 
     def _is_over(self) -> bool:
         return self.console.game_over(with_truncation=False) or self.console.game_truncated()
+
+    def _begin(self, goes_on: bool) -> None:
+        """Bring the console to the first screen that is played: of a new game, or of the same one where it goes on."""
+        if goes_on:
+            self._repeat(0)
+        else:
+            self._restart()
+        if self._is_over():
+            self._restart()
+        if self.fires:
+            self._repeat(1)
+            if self._is_over():
+                self._restart()
+        self.lives = self.console.lives()
+
+    def _look(self, slot: int) -> None:
+        self.console.getScreenGrayscale(self.screens[slot])
+        for top, bottom, left, right in self.hidden:
+            self.screens[slot, top:bottom, left:right] = 0
 
     def _restart(self) -> None:
         self.console.reset_game()
@@ -146,7 +207,7 @@ class _Seat:
             self.console.act(self.actions[0])
             if self._is_over():
                 self.console.reset_game()
-        self.console.getScreenGrayscale(self.screens[0])
+        self._look(0)
         self.screens[1] = self.screens[0]
         self.lives = self.console.lives()
 
@@ -159,7 +220,7 @@ class _Seat:
             lost, self.lives = lost or lives < self.lives, lives
             ends = self._is_over() or (self.rules.life_loss_ends and lost)
             if frames_left == 1 or frames_left == 0 or ends:
-                self.console.getScreenGrayscale(self.screens[0 if frames_left == 1 and not ends else 1])
+                self._look(0 if frames_left == 1 and not ends else 1)
             if (ends and frames_left) or self.rules.frame_skip == 1:
                 self.screens[0] = self.screens[1]  # the frame before is that of another action, or was not kept
             if ends:
@@ -225,7 +286,7 @@ class AtariGame(Game):
 
     def render(self, copy: int, width: int = 256, height: int = 256) -> UInt8[np.ndarray, "height width 3"]:
         """The console's screen in color, scaled to fit, its aspect kept, on black."""
-        screen = self._seats[copy].console.getScreenRGB()
+        screen = self._seats[copy].picture()
         scale = min(width / screen.shape[1], height / screen.shape[0])
         size = (max(1, round(screen.shape[1] * scale)), max(1, round(screen.shape[0] * scale)))
         picture = np.zeros((height, width, 3), np.uint8)
@@ -253,5 +314,16 @@ def make_atari(title: str, copies: int, options: Mapping[str, Any]) -> AtariGame
             values[option] = known[option](int(value) if known[option] is bool else value)
         except (TypeError, ValueError):
             raise GameError(f"atari:{title}: {option}={value} was given; a number was expected (0 or 1 for no or yes)") from None
+    if values.get("hide_score") and known_titles()[title] not in HIDDEN:
+        told = ", ".join(name for name, rom in known_titles().items() if rom in HIDDEN)
+        raise GameError(f"atari:{title}: where its screen shows the score is not known, so hide_score cannot hide it; known are {told}")
     name = f"atari:{title}" + ("?" + "&".join(f"{option}={value}" for option, value in sorted(options.items())) if options else "")
     return AtariGame(known_titles()[title], copies, name, Preprocessing(**values))
+
+
+CHRISTIANO: dict[str, str] = {
+    rom: f"atari:{title}?endless=1&hide_score=1" + ("" if rom == "pong" else "&end_penalty=1")
+    for title, rom in known_titles().items()
+    if rom in HIDDEN
+}
+"""ROM -> address: the seven games of Christiano et al. 2017 as they are taught there."""

@@ -203,6 +203,8 @@ class GymnasiumGame(Game):
         self._playing = [False] * copies
         self._legal: np.ndarray | None = None
         """[B, n], where the environments say in `info["action_mask"]` which of n discrete actions may be taken."""
+        self._success: np.ndarray | None = None
+        """[B], where the environments say in `info["success"]` whether their task is done."""
         self._painters: dict[int, Any] = {}
 
     def reset(self, seed: Sequence[int] | None = None, where: Bool[Tensor, "B"] | None = None) -> Nested:
@@ -216,6 +218,8 @@ class GymnasiumGame(Game):
             if self._legal is None and "action_mask" in info and isinstance(self.action_space, Discrete):
                 self._legal = np.ones((self.copies, self.action_space.n), np.bool_)
             self._note_legal(int(b), info)
+            if self._success is not None:
+                self._success[b] = False
             self._seeded[b] = self._playing[b] = True
         if not all(self._seeded):
             raise GameError(f"copy {self._seeded.index(False)} of {self.name} has never been reset; the first reset must be of all copies")
@@ -232,6 +236,8 @@ class GymnasiumGame(Game):
         for b, env in enumerate(self._envs):
             observations[b], reward[b], terminated, truncated, info = env.step(rows[b])
             self._note_legal(b, info)
+            if "success" in info:
+                self._note_success(b, bool(info["success"]))
             flags[0, b] = terminated
             flags[1, b] = boundary = terminated or truncated
             playing[b] = not boundary
@@ -242,6 +248,10 @@ class GymnasiumGame(Game):
         """As Game.legal: what the environments last said, where they say it, as Taxi does."""
         return None if self._legal is None else torch.tensor(self._legal)
 
+    def success(self) -> Bool[Tensor, "B"] | None:
+        """As Game.success: what the environments last said, where they say it, as Meta-World's do."""
+        return None if self._success is None else torch.tensor(self._success)
+
     def _note_legal(self, copy: int, info: dict[str, Any]) -> None:
         if self._legal is None:
             return
@@ -250,6 +260,11 @@ class GymnasiumGame(Game):
             given = "none" if mask is None else f"one of shape {np.shape(mask)}"
             raise GameError(f"{self.name} began with a mask of {self._legal.shape[1]} actions in its info and now gave {given}")
         self._legal[copy] = mask
+
+    def _note_success(self, copy: int, said: bool) -> None:
+        if self._success is None:
+            self._success = np.zeros(self.copies, np.bool_)
+        self._success[copy] = said
 
     def snapshot(self, copy: int) -> Snapshot:
         """As Game.snapshot. Raises CannotSnapshot with the reason."""
@@ -275,6 +290,8 @@ class GymnasiumGame(Game):
         native = [leaf.numpy() if start is None else leaf.numpy() + start for leaf, start in zip(leaves, starts, strict=True)]
         self._observations[copy] = nested.from_leaves(self.observation_space, native)
         self._playing[copy], self._seeded[copy] = bool(snapshot["playing"]), True
+        if self._success is not None:
+            self._success[copy] = False
         if snapshot.get("legal") is not None:
             mask: np.ndarray = torch.as_tensor(snapshot["legal"]).numpy()
             self._legal = np.ones((self.copies, len(mask)), np.bool_) if self._legal is None else self._legal

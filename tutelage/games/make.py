@@ -1,5 +1,6 @@
-"""Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `atari:Pong`, `grid:lecture?slip=0`, `mdp:random`,
-`matrix:stag_hunt`, `particle:simple_spread?agents=4`, `py:module:Class`, `zoo:mpe2.simple_spread_v3`."""
+"""Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `metaworld:hammer-v3`, `christiano:hopper?horizon=500`, `atari:Pong`,
+`grid:lecture?slip=0`, `mdp:random`, `matrix:stag_hunt`, `particle:simple_spread?agents=4`, `py:module:Class`,
+`zoo:mpe2.simple_spread_v3`."""
 
 import ctypes
 import importlib
@@ -11,7 +12,7 @@ from typing import Any
 
 from tutelage.games.spec import Game, GameError
 
-SCHEMES = ("gym", "dm", "atari", "grid", "mdp", "matrix", "particle", "py", "zoo")
+SCHEMES = ("gym", "dm", "metaworld", "christiano", "atari", "grid", "mdp", "matrix", "particle", "py", "zoo")
 
 
 def make(address: str, copies: int, **options: Any) -> Game:
@@ -38,7 +39,16 @@ def make(address: str, copies: int, **options: Any) -> Game:
         from tutelage.games.particle.address import make_particle
 
         return make_particle(address, copies, options)
-    return {"gym": _make_gym, "dm": _make_dm, "atari": _make_atari, "py": _make_py, "zoo": _make_zoo}[scheme](rest, copies, options)
+    makers = {
+        "gym": _make_gym,
+        "dm": _make_dm,
+        "metaworld": _make_metaworld,
+        "christiano": _make_christiano,
+        "atari": _make_atari,
+        "py": _make_py,
+        "zoo": _make_zoo,
+    }
+    return makers[scheme](rest, copies, options)
 
 
 def known_games() -> list[str]:
@@ -61,6 +71,16 @@ def known_games() -> list[str]:
         from tutelage.games.dm import known_tasks
 
         games += [f"dm:{task}" for task in known_tasks()]
+    if importlib.util.find_spec("metaworld") is not None:
+        _choose_picture_backend()
+        from tutelage.games.metaworld import known_tasks as known_metaworld_tasks
+
+        games += [f"metaworld:{task}" for task in known_metaworld_tasks()]
+    if all(importlib.util.find_spec(package) is not None for package in ("gymnasium", "mujoco")):
+        _choose_picture_backend()
+        from tutelage.games.christiano import TASKS
+
+        games += [f"christiano:{task}" for task in TASKS]
     if all(importlib.util.find_spec(package) is not None for package in ("ale_py", "cv2")):
         from tutelage.games.atari import known_titles
 
@@ -93,6 +113,26 @@ def _make_dm(identifier: str, copies: int, options: dict[str, Any]) -> Game:
     if identifier not in known_tasks():
         raise GameError(f"there is no game dm:{identifier}{_nearest(f'dm:{identifier}', [f'dm:{task}' for task in known_tasks()])}")
     return make_control(identifier, copies, **options)
+
+
+def _make_metaworld(path: str, copies: int, options: dict[str, Any]) -> Game:
+    from tutelage.games.metaworld import known_tasks, make_metaworld
+
+    task = path.partition("?")[0]
+    known = [f"metaworld:{entry}" for entry in known_tasks()]
+    if f"metaworld:{task}" not in known:
+        raise GameError(f"there is no game metaworld:{task}{_nearest(f'metaworld:{task}', known)}")
+    return make_metaworld(path, copies, options)
+
+
+def _make_christiano(path: str, copies: int, options: dict[str, Any]) -> Game:
+    from tutelage.games.christiano import TASKS, make_christiano
+
+    name = path.partition("?")[0]
+    known = [f"christiano:{task}" for task in TASKS]
+    if f"christiano:{name}" not in known:
+        raise GameError(f"there is no game christiano:{name}{_nearest(f'christiano:{name}', known)}")
+    return make_christiano(path, copies, options)
 
 
 def _make_atari(path: str, copies: int, options: dict[str, Any]) -> Game:
@@ -135,8 +175,8 @@ def _can_load(spec: Any) -> bool:
         "gymnasium.envs.phys2d": "jax",
         "gymnasium.envs.tabular": "jax",
     }
-    if spec.name.startswith("GymV"):
-        return False  # a bridge to old Gym that needs an environment to bridge to
+    if spec.name.startswith("GymV") or spec.namespace == "Meta-World":
+        return False  # a bridge to old Gym that needs an environment to bridge to; batches of tasks, which metaworld: has one by one
     return all(importlib.util.find_spec(package) is not None for prefix, package in needs.items() if entry.startswith(prefix))
 
 

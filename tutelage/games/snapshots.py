@@ -36,8 +36,9 @@ _WRAPPERS: dict[str, tuple[str, ...]] = {
     "RescaleObservation": (),
     "DtypeObservation": (),
     "ReshapeObservation": (),
+    "ChristianoEnv": (),
 }
-"""Wrappers of Gymnasium by the attributes that change while they play."""
+"""Wrappers, of Gymnasium and of this library, by the attributes that change while they play."""
 
 _CLASSIC_CONTROL: dict[str, tuple[str, ...]] = {
     "CartPoleEnv": ("state", "steps_beyond_terminated"),
@@ -100,7 +101,7 @@ def _known_wrappers(env: Any, name: str) -> list[tuple[Any, tuple[str, ...]]]:
     known: list[tuple[Any, tuple[str, ...]]] = []
     while env is not env.unwrapped:
         kind = cast("type[Any]", type(env))
-        if not kind.__module__.startswith("gymnasium.wrappers") or kind.__name__ not in _WRAPPERS:
+        if not kind.__module__.startswith(("gymnasium.wrappers", "tutelage.games")) or kind.__name__ not in _WRAPPERS:
             raise CannotSnapshot(f"{name} cannot be put back into an earlier state: what its wrapper {kind.__name__} remembers is unknown")
         known.append((env, _WRAPPERS[kind.__name__]))
         env = env.env

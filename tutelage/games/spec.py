@@ -192,6 +192,13 @@ class Game(ABC):
         """Which discrete actions each copy may take now, in the order of `nested.legal_width`; None: all, always."""
         return None
 
+    def success(self) -> Bool[Tensor, "B"] | None:
+        """Whether the task was done after each copy's last step, false after a reset or a restore; None: the world does not say.
+
+        It measures policies and teaches none: no learner reads it.
+        """
+        return None
+
     def snapshot(self, copy: int) -> Snapshot:
         """All that is needed to continue this copy bit by bit, its generator included. Raises CannotSnapshot."""
         raise CannotSnapshot(f"{type(self).__name__} cannot be put back into an earlier state")
