@@ -80,16 +80,23 @@ def functions(path: Path) -> list[str]:
 
 
 def equations(path: Path) -> list[tuple[str, str]]:
-    """File and source of every function that a module imports from equations/."""
-    found: list[tuple[str, str]] = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tutelage.equations."):
-            source = PACKAGE / "equations" / f"{(node.module or '').rpartition('.')[2]}.py"
-            text = source.read_text()
-            defined = {part.name: part for part in ast.parse(text).body if isinstance(part, ast.FunctionDef)}
-            names = [alias.name for alias in node.names if alias.name in defined]
-            found += [(f"equations/{source.name}", ast.get_source_segment(text, defined[name]) or "") for name in names]
-    return found
+    """File and source of every function that a module takes from equations/, itself or by way of a part that is no algorithm."""
+    found: dict[tuple[str, str], None] = {}
+    parts, seen = [path], {path}
+    while parts:
+        for node in ast.walk(ast.parse(parts.pop(0).read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("tutelage."):
+                continue
+            source = PACKAGE.joinpath(*(node.module or "").split(".")[1:]).with_suffix(".py")
+            if source.parent.name == "equations":
+                text = source.read_text()
+                defined = {part.name: part for part in ast.parse(text).body if isinstance(part, ast.FunctionDef)}
+                names = [alias.name for alias in node.names if alias.name in defined]
+                found |= {(f"equations/{source.name}", ast.get_source_segment(text, defined[name]) or ""): None for name in names}
+            elif {"learn", "rewards"} & set(source.parts) and source.is_file() and source not in seen and source not in algorithms():
+                seen.add(source)
+                parts.append(source)
+    return list(found)
 
 
 def rows_of(name: str, results: Path = RESULTS) -> list[Row]:

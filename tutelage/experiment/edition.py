@@ -443,7 +443,7 @@ class Edition:
         game = "grid:lecture" if self.main == "plan" else "gym:Pendulum-v1" if continuous else "gym:CartPole-v1"
         doc = ast.get_docstring(self.own.tree, clean=False) or ""
         if self.config[0] != self.learner[0]:
-            doc = f"{(PLANNERS | ALGORITHMS)[self.name].config.__doc__}\n\n{doc}"
+            doc = f"{doc.rstrip()}\n\n{(PLANNERS | ALGORITHMS)[self.name].config.__doc__}"
         about = f"{self.name} of tutelage {tutelage.__version__} in one file, printed by `tutelage show {self.name}`."
         usage = f"python edition.py --game {game} --set discount=0.98" + ("" if self.main == "plan" else " --steps 10000 --seed 0")
         head = f'"""{doc.rstrip()}\n\n{about}\nNeeds {", ".join(self.needs())}. For example: {usage}\n"""'
