@@ -1,0 +1,93 @@
+"""The tables of the preference chapter: every method runs small, and the protocol is what the page says."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tutelage.experiment.config import ConfigError, RunConfig
+from tutelage.experiment.log import read_events
+from tutelage.recipes import preferences, reward_learning
+from tutelage.recipes.rows import read
+
+KINDS = {"sac": "sac", "ppo": "ppo", "combined": "pebble"}
+
+
+def run(task: str, method: str, folder: Path, **changes: Any) -> Path:
+    recipe = preferences.Recipe(task, method, scale=0.0005, out=folder / "runs", results=folder / "rows.jsonl", **changes)
+    preferences.main(recipe, Console(quiet=True))
+    preferences.main(recipe, Console(quiet=True))  # its rows are there: nothing is run again
+    [out] = (folder / "runs").iterdir()
+    return out
+
+
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        ("christiano:half-cheetah", "christiano-700"),
+        *(("christiano:reacher", f"christiano-700-{name}") for name in ("no-ensemble", "no-online-queries", "no-segments", "target")),
+        ("dm:walker-walk", "surf-100"),
+        ("dm:walker-walk/mistake", "rime-100"),
+    ],
+)
+def test_a_line_of_the_tables_runs_small_and_gives_its_rows_once(task: str, method: str, tmp_path: Path):
+    out = run(task, method, tmp_path)
+    rows, entry = read(tmp_path / "rows.jsonl"), preferences.TABLE[task, method]
+    assert [(row.task, row.method, row.seed) for row in rows] == [(task, method, seed) for seed in range(entry.seeds)]
+    events = read_events(out / "events.jsonl")
+    last = {event["seed"]: event["mean"] for event in events if event["event"] == "evaluation"}
+    assert [row.score for row in rows] == [pytest.approx(last[row.seed], abs=0.01) for row in rows]
+    asked = sum(event["event"] == "session" for event in events)
+    assert (asked > 0) == (method not in ("ppo", "sac"))
+
+
+def test_the_papers_sizes_run_small_on_meta_world_and_report_success(tmp_path: Path):
+    out = run("metaworld:button-press-v3", "meta-reward-net-100", tmp_path, long=True)
+    rows = read(tmp_path / "rows.jsonl")
+    assert [row.task for row in rows] == ["metaworld:button-press-v3/full"] * 5
+    assert all("success_rate" in event for event in read_events(out / "events.jsonl") if event["event"] == "evaluation")
+
+
+def test_the_protocol_is_that_of_the_page():
+    for (task, method), entry in preferences.TABLE.items():
+        config: RunConfig = preferences.configuration(preferences.Recipe(), task, method)
+        kind = method.partition("-1")[0].partition("-7")[0]
+        assert config.name == KINDS.get(kind, kind), method
+        assert config.steps * config.copies == (500_000 if task.startswith("christiano") else 150_000)
+        if config.name not in ("sac", "ppo"):
+            assert config.algorithm.labels == int(method.removeprefix(kind).split("-")[1])
+        assert config.teacher == (task.partition("/")[2] or "oracle") and config.seeds == entry.seeds
+    assert {task.partition("/")[2] for task, _ in preferences.TABLE if task.startswith("dm:")} == {
+        "", "mistake", "stoc", "skip", "equal", "myopic",
+    }  # fmt: skip
+    learners = {entry.algorithm.sac for (task, method), entry in preferences.TABLE.items() if task.startswith("dm:") and method != "sac"}
+    assert learners == {preferences.TABLE["dm:walker-walk", "sac"].algorithm}  # the reference learns by the same settings
+    assert len(preferences.NINE) == 9 and len(preferences.LONG) == 36
+
+
+def test_each_ablation_changes_what_it_says_and_nothing_else():
+    whole: Any = preferences.TABLE["christiano:reacher", "christiano-700"].algorithm
+    changed = {
+        "random-queries": {"sampler"}, "no-ensemble": {"sampler", "members"}, "no-online-queries": {"online"},
+        "no-regularization": {"penalty", "penalty_band"}, "no-segments": {"segment_length"}, "target": {"regress_returns"},
+    }  # fmt: skip
+    for name, expected in changed.items():
+        config: Any = preferences.TABLE["christiano:reacher", f"christiano-700-{name}"].algorithm
+        ours, theirs = (dataclasses.asdict(x) | dataclasses.asdict(x.reward_model) for x in (config, whole))
+        assert {field for field in ours if field != "reward_model" and ours[field] != theirs[field]} == expected
+
+
+def test_a_line_that_is_not_there_names_the_nearest():
+    with pytest.raises(ConfigError, match="the nearest line is dm:walker-walk with surf-100"):
+        preferences.main(preferences.Recipe("dm:walker-walk", "surf-10"))
+
+
+def test_rewards_are_learned_small_and_each_score_has_its_row(tmp_path: Path):
+    recipe = reward_learning.Recipe("reacher", 1, scale=0.1, results=tmp_path / "rows.jsonl")
+    for _ in range(2):
+        reward_learning.main(recipe, Console(quiet=True))
+    rows = {row.method: row.score for row in read(tmp_path / "rows.jsonl")}
+    assert set(rows) == {"correlation-70", "surprise-70-error-aware", "surprise-70-plain"} and len(read(tmp_path / "rows.jsonl")) == 3
+    assert rows["correlation-70"] is not None and rows["correlation-70"] > 0.5
