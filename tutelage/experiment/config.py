@@ -115,6 +115,10 @@ class RunConfig:
     """Who answers: a scripted teacher, or whoever writes into the store."""
     teacher: str = "oracle"
     """Which scripted teacher: oracle, mistake, stoc, skip, equal, myopic (B-Pref), or coin, who knows nothing."""
+    asynchronous: bool = False
+    """Policy, rater and reward model as three processes that wait for nobody (christiano, prefppo): nothing is lost, but bits differ."""
+    answer_seconds: float = 0.0
+    """How long a scripted teacher thinks about a question, where it is a process of its own."""
     store: str | None = None
     """URL of the label store, such as sqlite:///labels.sqlite or postgresql+psycopg://... None: the run's own feedback.sqlite."""
     log_every: int = 200
@@ -141,6 +145,9 @@ class RunConfig:
         for name in ("seed", "anchor_every", "clips"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} was given; it cannot be negative")
+
+        if self.asynchronous and not isinstance(self.algorithm, christiano.Config):
+            raise ConfigError(f"asynchronous was asked of {self.name}; of christiano and prefppo it can be")
 
     @property
     def name(self) -> str:

@@ -62,7 +62,10 @@ class Display:
         totals = [own[-1][0] for own in experiment.returns if own]
         if totals:
             parts.append("return " + " ".join(f"{total:,.0f}" for total in totals[:5]) + (" ..." if len(totals) > 5 else ""))
-        if experiment.lesson is not None:
+        if experiment.config.asynchronous:
+            version = experiment.learner.version  # type: ignore[attr-defined]  # RunConfig has seen to it that it has one
+            parts.append(f"reward model {version}" if version >= 0 else "no reward model yet")
+        elif experiment.lesson is not None:
             answered = sum(len(own) for own in experiment.lesson.judgements)
             parts.append(f"labels {answered} of {experiment.label_budget}")
             if experiment.accuracy is not None:

@@ -34,6 +34,7 @@ from tutelage.games.program import look_here
 from tutelage.games.spec import CannotSnapshot, Game, GameError, players_to_json, space_to_json
 from tutelage.learn.learner import Learner, Progress
 from tutelage.learn.preference.lesson import Lesson
+from tutelage.learn.preference.meeting import Meeting
 from tutelage.rewards.source import GameReward, RewardSource, SignReward, WrittenReward
 
 EVALUATION_SEED = 20_000_000  # far from the seeds of training: what is judged was never trained on
@@ -80,6 +81,8 @@ class Experiment:
         self.returns: list[deque[tuple[float, int]]] = [deque(maxlen=RETURNS_REMEMBERED) for _ in self.seeds]
         self.lesson: Lesson | None = None
         self.learner = self._make_learner()
+        if config.asynchronous:
+            self.learner.meeting = Meeting(out)  # type: ignore[attr-defined]  # RunConfig has seen to it that it has one
         self.experience = self.learner.experience(config.steps, config.copies)
         self.checkpoints = Checkpoints(out, config.checkpoints_kept)
         self.seconds = 0.0

@@ -1,5 +1,6 @@
 """Training from start, or from where it stopped, to the report."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,11 +59,19 @@ def resume(
 
 
 def _to_the_end(experiment: Experiment, beside: Sequence[Path], console: Console) -> Path:
-    with Display(experiment, console) as display:
-        while not experiment.finished:
-            experiment.step()
-            display.show()
-    experiment.finish()
+    with contextlib.ExitStack() as opened:
+        companions = None
+        if experiment.config.asynchronous:
+            from tutelage.experiment.apart import Companions  # only these runs need a database
+
+            companions = opened.enter_context(Companions(experiment.out))
+        with Display(experiment, console) as display:
+            while not experiment.finished:
+                experiment.step()
+                display.show()
+                if companions is not None:
+                    companions.keep_alive()
+        experiment.finish()
     report = write_report(experiment.out, beside)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return experiment.out

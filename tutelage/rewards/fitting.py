@@ -79,7 +79,7 @@ def fit(ensemble: RewardEnsemble, comparisons: Comparisons, augment: Augment | N
         agreed = ((logit[..., : y.shape[-1]] > 0) == (y > 0.5)) & counted
         row = torch.stack([loss.mean(1), agreed.sum((1, 2)).float(), counted.sum((1, 2)).float()], -1).cpu()
         if config.penalty_band:
-            _adapt(ensemble, comparisons, shares, active & torch.tensor([per_pass and (step + 1) % per_pass == 0 for per_pass in passes]))
+            _adapt(ensemble, comparisons, shares, active & torch.tensor([(step + 1) % max(per_pass, 1) == 0 for per_pass in passes]))
         for seed in active.nonzero().flatten().tolist():
             history[seed].append(tuple(row[seed].tolist()))
             _, accuracy = _recent(history[seed], passes[seed])

@@ -6,7 +6,7 @@ with a penalty that its held-out labels set, and with the rater's errors inside 
 first brought to mean 0 and a set deviation, is the reward. Questions come at a rate that falls hyperbolically.
 
 Where we depart from the paper
-- One process in which nobody waits for the teacher.
+- One process, in which nobody waits for the teacher either; with --asynchronous the paper's three (experiment/apart.py).
 - The policy does not learn before the first fit: a reward of random nets would teach it their noise.
 - The reward model sees actions as the game plays them, inside their bounds: beyond, it would be extrapolated, and the policy go there.
 - A reward of states alone where actions are choices, as for Atari.
@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 
 from tutelage.equations.schedules import hyperbolic_labels
 from tutelage.experience.replay import Replay
+from tutelage.experience.segments import cut
 from tutelage.experience.taped import Taped
 from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.samplers import SAMPLERS
@@ -39,6 +40,7 @@ from tutelage.learn.deep.trpo import TRPO
 from tutelage.learn.deep.trpo import Config as TRPOConfig
 from tutelage.learn.learner import Progress
 from tutelage.learn.preference.lesson import Lesson
+from tutelage.learn.preference.meeting import Meeting
 from tutelage.learn.preference.session import answered, ask, learn
 from tutelage.nets.recurrent import Carry
 from tutelage.rewards import learned
@@ -119,6 +121,11 @@ class PrefPPO(Config):
     reward_model: learned.Config = field(default_factory=learned.Config)
 
 
+def reward_widths(observation_space: Space, action_space: Space) -> tuple[int, int]:
+    """What the reward model reads: observation and action, or, where actions are choices, whose numbers are no quantities, states alone."""
+    return flat_width(observation_space), action_width(action_space) if isinstance(action_space, Box) else 0
+
+
 class Christiano(RewardSource):
     """R stacked students and their reward models."""
 
@@ -143,11 +150,14 @@ class Christiano(RewardSource):
         self.learner: OnPolicy = LEARNERS[name](settings, observation_space, action_space, generators, device)
         self.bounds = action_bounds(action_space, config.learner) if isinstance(action_space, Box) else None
         self.observation_width, self.action_width = flat_width(observation_space), action_width(action_space)
-        rewarded = self.action_width if self.bounds else 0  # the number of a choice is no quantity
-        self.ensemble = RewardEnsemble(config.reward_model, self.observation_width, rewarded, reward_generators, device)
+        self.ensemble = RewardEnsemble(config.reward_model, *reward_widths(observation_space, action_space), reward_generators, device)
         self.entropy = StateEntropy(config.neighbors) if config.neighbors else None
         self.learned = torch.zeros(len(generators), dtype=torch.bool)
         """Which seeds are paid by the ensemble already."""
+        self.meeting: Meeting | None = None
+        """Where rater and reward model are met, if they are processes of their own."""
+        self.version = -1
+        """Of the published model that pays now."""
 
     def experience(self, steps: int, copies: int) -> Taped:
         """The learner's window, and the tape."""
@@ -186,7 +196,9 @@ class Christiano(RewardSource):
         """Whatever is due after an environment step; metrics `[R]`."""
         config, step, tape = self.config, progress.steps, experience.tape
         since = step - config.initial_steps
-        if since >= 0 and since % config.poll_every == 0:
+        if since >= 0 and since % config.poll_every == 0 and self.meeting is not None:
+            self._meet(self.meeting, tape)
+        elif since >= 0 and since % config.poll_every == 0:
             self._ask(tape, since * tape.copies, (progress.total - config.initial_steps) * tape.copies)
             ready, comparisons = answered(self.lesson, step, config.fit_labels)
             if comparisons is not None:
@@ -208,6 +220,21 @@ class Christiano(RewardSource):
         counts = [due - own if due - own >= config.session_labels or due == config.labels or not own else 0 for own in asked]
         samplers = [config.sampler if learned else "uniform" for learned in self.learned]
         ask(self.lesson, self.ensemble, tape, counts, samplers, config.segment_length, config.candidates, config.recent_episodes)
+
+    def _meet(self, meeting: Meeting, tape: Replay) -> None:
+        """Offer clips to the rater, and be paid by the newest model from now on."""
+        config, lesson = self.config, self.lesson
+        count = 2 * config.candidates
+        offered = tape.segments(
+            tape.draw_starts(count, config.segment_length, config.recent_episodes, lesson.generators), config.segment_length
+        )
+        meeting.offer(tape.steps, [[cut(tape, lesson.anchors, offered, s, i) for i in range(count)] for s in range(len(self.learned))])
+        newest = meeting.published(self.version)
+        if newest is not None:
+            self.version, model = newest
+            self.ensemble.load(model)
+            self.learned = self.ensemble.fits > 0
+            self.ensemble.measure_outputs(tape.observations(), tape.actions(), self.learned)
 
     def frozen(self) -> dict[str, Bool[Tensor, "R"]]:
         """As the learner, and the reward ensemble."""
