@@ -32,11 +32,16 @@ def score_table(results: Sequence[Row]) -> str:
     lines = ["| task | method | steps | median | every seed | minutes | commit |", "|---|---|---|---|---|---|---|"]
     for (task, method, steps), rows in groups.items():
         finished = [row.score for row in rows if row.score is not None]
-        every = ", ".join("failed" if row.score is None else f"{row.score:.0f}" for row in rows)
-        middle = f"{median(finished):.0f}" if finished else "-"
+        every = ", ".join("failed" if row.score is None else _number(row.score) for row in rows)
+        middle = _number(median(finished)) if finished else "-"
         minutes = f"{max(row.seconds for row in rows) / 60:.1f}"
         lines.append(f"| {task} | {method} | {steps:,} | {middle} | {every} | {minutes} | {rows[0].commit} |")
     return "\n".join(lines)
+
+
+def _number(score: float) -> str:
+    """Whole where its decimals would say nothing."""
+    return f"{score:.0f}" if abs(score) >= 10.0 else f"{score:.2f}"
 
 
 def plain(path: Path) -> str:
@@ -74,6 +79,8 @@ def _cell(value: Any) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "pendulum": scores,
     "pebble_control": scores,
+    "reward_learning": scores,
+    "preferences": scores,
     "deep_control": scores,
     "many_agents": tables,
     "simple_spread": scores,
