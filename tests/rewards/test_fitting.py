@@ -5,11 +5,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from tutelage.rewards.comparisons import Comparisons, Rows
 from tutelage.rewards.fitting import PENALTIES, _orders, _shares, adapted_penalty, bootstrap_counts, fit, losses
-from tutelage.rewards.learned import CHRISTIANO, Config, RewardEnsemble
+from tutelage.rewards.learned import CHRISTIANO, CHRISTIANO_ATARI, Config, RewardEnsemble
 
 R, N, H, D, A = 2, 40, 4, 3, 2
 SMALL = dataclasses.replace(CHRISTIANO, hidden=(16, 16), batch_size=8, epochs=6, standardize_inputs=False, target_std=None)
@@ -189,3 +190,44 @@ def test_a_seed_in_a_stack_is_fitted_as_it_would_be_alone():
             stacked.reward(*given.side(0))[seed], alone.reward(*(x[seed : seed + 1] for x in given.side(0)))[0], atol=1e-5, rtol=1e-4
         )
         torch.testing.assert_close(stacked.penalty[seed], alone.penalty[0])
+
+
+def pictures(seed: int, pairs: int) -> Comparisons:
+    """A rater who likes bright ones."""
+    g = Generator().manual_seed(seed)
+    level = torch.rand(1, pairs, 2, 3, 1, 1, 1, generator=g)
+    observation = (255 * level * torch.rand(1, pairs, 2, 3, 2, 44, 44, generator=g)).to(torch.uint8)
+    returns = level.flatten(3).sum(-1)
+    label, weight = (returns[..., 0] > returns[..., 1]).float(), torch.ones(1, pairs)
+    return Comparisons(observation, torch.zeros(1, pairs, 2, 3, 1), label, weight, torch.arange(pairs)[None], returns, weight > 0)
+
+
+def test_the_reward_of_an_image_is_that_of_the_papers_convolution():
+    config = dataclasses.replace(CHRISTIANO_ATARI, hidden=(8,))
+    made = RewardEnsemble(config, (2, 44, 44), 0, [Generator().manual_seed(0)])
+    given = pictures(0, 4)
+    images = given.observation[0, :, 0, 0]
+    weights = made.parameters.weights
+    for member in range(3):
+        h = images.float() / 255.0
+        for i, stride in enumerate((3, 2, 1, 1)):
+            h = F.leaky_relu(F.conv2d(h, weights[f"kernel_{i}"][0, member], weights[f"kernel_bias_{i}"][0, member], stride), 0.01)
+        h = F.leaky_relu(h.flatten(1) @ weights["weight_0"][0, member] + weights["bias_0"][0, member], 0.01)
+        expected = (h @ weights["weight_1"][0, member] + weights["bias_1"][0, member]).squeeze(-1)
+        ours = made.member_rewards(given.observation[:, :, 0, 0], torch.zeros(1, 4, 1))[0, member]
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(made.reward(*given.side(0)), made.reward(given.side(0)[0], given.side(0)[1] + 9.0))
+
+
+def test_what_a_rater_likes_of_images_is_learned_and_dropout_is_for_learning_only():
+    config = dataclasses.replace(CHRISTIANO_ATARI, hidden=(8,), members=2, epochs=12, learning_rate=2e-3, batch_size=8)
+    made = RewardEnsemble(config, (2, 44, 44), 0, [Generator().manual_seed(0)])
+    given, fresh = pictures(1, 40), pictures(2, 40)
+    before = made.generators[0].get_state()
+    assert torch.equal(made.reward(*fresh.side(0)), made.reward(*fresh.side(0)))
+    assert torch.equal(before, made.generators[0].get_state())
+    fit(made, given)
+    agreed = (made.logits(fresh.side(0), fresh.side(1)).mean(1) > 0) == (fresh.label > 0.5)
+    assert agreed.float().mean() > 0.8
+    rows = Rows(given.observation[:, None, :3].expand(-1, 2, -1, -1, -1, -1, -1, -1), *torch.rand(2, 1, 2, 3), torch.zeros(1, 2, 3, 2))
+    assert not torch.equal(made.gradient(rows)[0], made.gradient(rows)[0])

@@ -50,8 +50,8 @@ def cut(side: tuple[Tensor, Tensor], rows: slice, columns: slice = slice(None)) 
 def module_of(made: RewardEnsemble, seed: int, member: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     weights = made.parameters.weights
-    for i in range(len(made.net.sizes) - 1):
-        layer = nn.Linear(made.net.sizes[i], made.net.sizes[i + 1])
+    for i in range(len(made.net.mlp.sizes) - 1):
+        layer = nn.Linear(made.net.mlp.sizes[i], made.net.mlp.sizes[i + 1])
         layer.weight.data.copy_(weights[f"weight_{i}"][seed, member].mT)
         layer.bias.data.copy_(weights[f"bias_{i}"][seed, member, 0])
         layers += [layer, nn.LeakyReLU(0.01)]

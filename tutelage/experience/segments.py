@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -27,7 +27,8 @@ class SegmentError(ValueError):
 class StoredSegment:
     """One clip of H steps."""
 
-    observation: Float[Tensor, "H D"]
+    observation: Shaped[Tensor, "H *O"]
+    """Vectors, or images of bytes."""
     action: Float[Tensor, "H A"]
     reward: Float[Tensor, "H"]
     """The game's own."""
@@ -40,8 +41,8 @@ class StoredSegment:
     wide_action: Float[Tensor, "W A"] | None = None
 
 
-def segment_hash(observation: Float[Tensor, "H D"], action: Float[Tensor, "H A"]) -> str:
-    """SHA-256 over what a rater could have seen: observations and actions as float32."""
+def segment_hash(observation: Shaped[Tensor, "H *O"], action: Float[Tensor, "H A"]) -> str:
+    """SHA-256 over what a rater could have seen: observations, images as bytes and all else as float32, and actions."""
     digest = hashlib.sha256()
     for tensor in (observation, action):
         digest.update(str(tuple(tensor.shape)).encode())
@@ -52,9 +53,11 @@ def segment_hash(observation: Float[Tensor, "H D"], action: Float[Tensor, "H A"]
 def _is_whole(segment: StoredSegment) -> bool:
     """Whether what a file held has the types and shapes that it must have."""
     tensors: list[Any] = [segment.observation, segment.action, segment.lead_in, segment.reward]
-    if not all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 for tensor in tensors):
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
         return False
-    if [tensor.dim() for tensor in tensors] != [2, 2, 2, 1]:
+    kinds = [(tensor.dtype, tensor.dim()) for tensor in tensors]
+    vectors, images = (torch.float32, 2), (torch.uint8, 4)
+    if kinds[0] not in (vectors, images) or kinds[1:] != [vectors, vectors, (torch.float32, 1)]:
         return False
     same_steps = len(segment.observation) == len(segment.action) == len(segment.reward)
     return same_steps and segment.lead_in.shape[1] == segment.action.shape[1] and _is_wider(segment)

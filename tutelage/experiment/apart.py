@@ -29,7 +29,7 @@ from tutelage.feedback.raters import TEACHERS, Rater, StoreRater, teacher_answer
 from tutelage.feedback.samplers import SAMPLERS
 from tutelage.feedback.store import Store, file_url
 from tutelage.games.make import make
-from tutelage.learn.preference.christiano import reward_widths
+from tutelage.learn.preference.christiano import reward_inputs
 from tutelage.learn.preference.lesson import Lesson
 from tutelage.learn.preference.meeting import Meeting
 from tutelage.rewards.fitting import fit
@@ -63,7 +63,7 @@ class Apart:
     def ensemble(self) -> RewardEnsemble:
         """Of all seeds, fresh."""
         with contextlib.closing(make(self.config.game, 1)) as game:
-            widths = reward_widths(game.observation_space, game.action_space)
+            widths = reward_inputs(game.observation_space, game.action_space)
         seeds = [self.config.seed + i for i in range(self.config.seeds)]
         return RewardEnsemble(self.algorithm.reward_model, *widths, [generator(s, "reward") for s in seeds])
 
@@ -131,7 +131,7 @@ class AskingRater(Apart):
         sides = [tuple(torch.stack([getattr(pair[i], part) for pair in pairs]) for part in ("observation", "action")) for i in (0, 1)]
         left, right = ((seen.expand(len(self.groups), *seen.shape), done.expand(len(self.groups), *done.shape)) for seen, done in sides)
         probabilities = preference_probability(self.model.logits(left, right), self.model.config.rater_error)[seed]
-        features = torch.cat([seen for seen, _ in sides], 1).flatten(1)
+        features = torch.cat([seen for seen, _ in sides], 1).flatten(1).float()
         inputs = {"candidates": len(pairs), "generator": self.generators[seed], "probabilities": probabilities}
         inputs |= {"features": features, "labeled": None}
         sampler = SAMPLERS[self.algorithm.sampler]
@@ -189,7 +189,7 @@ class RewardTrainer(Apart):
         self.heard = head
         self.lesson.listen(head)
         ready = torch.tensor([new > 0 for new in self.lesson.unheard])
-        comparisons = self.lesson.comparisons(ready) if ready.any() else None
+        comparisons = self.lesson.comparisons(ready, self.algorithm.labels_kept) if ready.any() else None
         self.lesson.count_as_heard(ready)
         if comparisons is None:
             return False
@@ -197,7 +197,10 @@ class RewardTrainer(Apart):
         fresh = ready & (self.model.fits == 0)
         for seed in fresh.nonzero().flatten().tolist():  # of the clips that were shown: experience lies with the policy
             used, chosen = comparisons.weight[seed] > 0, torch.arange(len(fresh)) == seed
-            seen, done = (x[seed, used].flatten(0, 2).expand(len(fresh), -1, -1) for x in (comparisons.observation, comparisons.action))
+            seen, done = (
+                x[seed, used].flatten(0, 2)[None].expand(len(fresh), *[-1] * (x.dim() - 3))
+                for x in (comparisons.observation, comparisons.action)
+            )
             self.model.measure_inputs(seen, done, chosen)
         fitted = fit(self.model, comparisons)
         self.lesson.report(ready, comparisons, self.model, fitted, self.number)

@@ -10,15 +10,18 @@ from torch import Generator, Tensor
 from torch.nn.functional import conv2d
 
 from tutelage.nets.initialization import fill_orthogonal, fill_uniform
+from tutelage.nets.mlp import ACTIVATIONS
 from tutelage.nets.parameters import Parameters
 
 ATARI = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Channels, side of the kernel and stride of each layer. Mnih et al. 2015 (Nature 518), methods."""
+CHRISTIANO = ((16, 7, 3), (16, 5, 2), (16, 3, 1), (16, 3, 1))
+"""Those of the reward model for Atari. Christiano et al. 2017 (arXiv 1706.03741), appendix A.2."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolutions with rectifiers from bytes to a flat vector of features; `members` nets at once, as groups of one convolution."""
+    """Convolutions with an activation from bytes to a flat vector of features; `members` nets at once, as groups of one convolution."""
 
     image: tuple[int, ...]
     """Channels, height, width."""
@@ -26,6 +29,8 @@ class Conv:
     """Member axes; the first counts seeds."""
     layers: tuple[tuple[int, int, int], ...] = ATARI
     """Channels, side of the kernel, stride."""
+    activation: str = "relu"
+    """One of ACTIVATIONS."""
 
     @property
     def outputs(self) -> int:
@@ -73,5 +78,5 @@ class Conv:
         for i, (_, _, stride) in enumerate(self.layers):
             kernel = weights[f"kernel_{i}"].flatten(0, lead)
             bias = weights[f"kernel_bias_{i}"].flatten()
-            h = torch.relu_(conv2d(h, kernel / 255.0 if i == 0 else kernel, bias, stride, groups=members))
+            h = ACTIVATIONS[self.activation](conv2d(h, kernel / 255.0 if i == 0 else kernel, bias, stride, groups=members))
         return h.reshape(batch, members, -1).transpose(0, 1).reshape(*self.members, batch, -1)

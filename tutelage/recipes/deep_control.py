@@ -55,7 +55,7 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("Pendulum-v1", "sac"): Entry(sac.Config(learning_rate=1e-3, temperature_learning_rate=1e-3, random_steps=100), 20_000, 1, 5),
     ("Pendulum-v1", "td3"): Entry(td3.Config(discount=0.98, random_steps=1_000), 20_000, 1, 5),
     ("Pendulum-v1", "ddpg"): Entry(ddpg.Config(discount=0.98, random_steps=1_000), 20_000, 1, 5),
-    ("Pendulum-v1", "ppo"): Entry(ppo.Config(window=1024, learning_rate=1e-3, discount=0.9), 100_000, 4, 5),
+    ("Pendulum-v1", "ppo"): Entry(ppo.Config(window=1024, learning_rate=1e-3, discount=0.9, anneal=True), 100_000, 4, 5),
     ("LunarLander-v3", "ppo"): Entry(
         ppo.Config(window=1024, epochs=4, discount=0.999, gae_lambda=0.98, temperature=0.01), 1_000_000, 16, 5
     ),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 
@@ -11,7 +11,8 @@ from torch import Tensor
 class Comparisons:
     """Labeled pairs of R seeds, padded to the same number; index 0 is the left clip, 1 the right one. L = H + 2 margin steps each."""
 
-    observation: Float[Tensor, "R N 2 L D"]
+    observation: Shaped[Tensor, "R N 2 L *O"]
+    """Vectors, or images of bytes."""
     action: Float[Tensor, "R N 2 L A"]
     label: Float[Tensor, "R N"]
     """1 where left is preferred, 0 right, 0.5 a tie."""
@@ -40,8 +41,8 @@ class Comparisons:
 class Rows:
     """Pairs as one gradient step sees them; each member has its own. Weights are final: the loss is their sum, not a mean."""
 
-    x: Float[Tensor, "R E n 2 L width"]
-    """What the nets read."""
+    x: Shaped[Tensor, "R E n 2 L *width"]
+    """What the nets read: vectors, or images of bytes."""
     label: Float[Tensor, "R E n"]
     weight: Float[Tensor, "R E n"]
     true_return: Float[Tensor, "R E n 2"]

@@ -50,7 +50,7 @@ def fit(ensemble: RewardEnsemble, comparisons: Comparisons, augment: Augment | N
     Metrics: loss, accuracy (ties left out), fit_steps; with a bootstrap also held_out (the loss there) and penalty.
     """
     config, device = ensemble.config, ensemble.device
-    x = ensemble.inputs(comparisons.observation, comparisons.action)  # [R, N, 2, L, width]
+    x = ensemble.inputs(comparisons.observation, comparisons.action)  # [R, N, 2, L, *width]
     label, weight = comparisons.label.to(device), comparisons.weight.to(device)
     true_return = comparisons.true_return.to(device)
     shares = _shares(config, comparisons)
@@ -98,7 +98,7 @@ def fit(ensemble: RewardEnsemble, comparisons: Comparisons, augment: Augment | N
 
 
 def _as_shown(rows: Rows, comparisons: Comparisons) -> Rows:
-    return replace(rows, x=rows.x[..., comparisons.shown, :]) if comparisons.margin else rows
+    return replace(rows, x=rows.x[:, :, :, :, comparisons.shown]) if comparisons.margin else rows
 
 
 @torch.no_grad()

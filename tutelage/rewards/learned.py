@@ -5,21 +5,25 @@ former's. The ensemble takes clips, labels and weights as tensors and knows noth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Generator, Tensor
 
 from tutelage.equations.preferences import bradley_terry_loss, preference_logit
 from tutelage.nets.adam import StackedAdam
+from tutelage.nets.body import Body
+from tutelage.nets.conv import CHRISTIANO as CHRISTIANO_CONV
+from tutelage.nets.conv import Conv
 from tutelage.nets.mlp import MLP
 from tutelage.nets.parameters import Parameters
 from tutelage.rewards.comparisons import Rows
 from tutelage.rewards.source import RewardSource
 
 ROWS = 1536  # that go through the nets at once on CPU, all members together: their activations stay in the cache
+PICTURES = 96  # the same of images
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Config:
     stays as it is."""
     penalty_pace: float = 1.1
     """Factor of one change of the penalty (no source)."""
+    dropout: float = 0.0
+    """Share of the features of an image that a gradient step does without (Christiano for Atari: 0.5, in every layer)."""
     regress_returns: bool = False
     """Learn the clips' true returns by least squares, not the comparisons: Christiano's ablation "target"."""
     batch_size: int = 128
@@ -77,6 +83,13 @@ CHRISTIANO = Config(
 """Christiano et al. 2017, appendix A.1, for MuJoCo. Rate, batch and first penalty are not in the paper (rl-teacher: 1e-3, 64, none)."""
 
 
+CHRISTIANO_ATARI = replace(
+    CHRISTIANO, hidden=(64,), learning_rate=2e-4, batch_size=16, standardize_inputs=False, target_std=0.05, dropout=0.5
+)
+"""The same for Atari, appendix A.2: images through four convolutions. Without batch normalization; rate and batch as far as known from
+others (mrahtz: 2e-4, 32)."""
+
+
 def preference_loss(
     rewards: Float[Tensor, "R E n 2 L"],
     label: Float[Tensor, "R E n"],
@@ -101,16 +114,22 @@ class RewardEnsemble(RewardSource):
     def __init__(
         self,
         config: Config,
-        observation_width: int,
+        observation: int | tuple[int, ...],
         action_width: int,
         generators: Sequence[Generator],
         device: torch.device | str = "cpu",
     ) -> None:
-        """generators: one per seed. action_width: 0 for rewards of states alone."""
+        """observation: the width of a vector, or (channels, height, width) of an image, whose reward is that of states alone.
+
+        generators: one per seed. action_width: 0 for rewards of states alone.
+        """
         self.action_width = action_width
         self.config, self.generators, self.device = config, list(generators), torch.device(device)
-        R, E, width = len(self.generators), config.members, observation_width + action_width
-        self.net = MLP((width, *config.hidden, 1), (R, E), activation="leaky_relu")
+        R, E = len(self.generators), config.members
+        width = observation + action_width if isinstance(observation, int) else 0
+        self.conv = None if isinstance(observation, int) else Conv(observation, (R, E), CHRISTIANO_CONV, "leaky_relu")
+        inputs = width if self.conv is None else self.conv.outputs
+        self.net = Body(self.conv, MLP((inputs, *config.hidden, 1), (R, E), activation="leaky_relu"), None)
         self.parameters = Parameters(self.net.shapes(), device)
         self.net.initialize(self.parameters, self.generators)
         self.optimizer = StackedAdam(self.parameters, config.learning_rate, weight_decay=config.weight_decay)
@@ -124,40 +143,54 @@ class RewardEnsemble(RewardSource):
         """Fits to which a seed had labels."""
 
     def member_rewards(
-        self, observation: Float[Tensor, "R *n D"], action: Float[Tensor, "R *n A"], weights: dict[str, Tensor] | None = None
+        self, observation: Shaped[Tensor, "R ..."], action: Float[Tensor, "R *n A"], weights: dict[str, Tensor] | None = None
     ) -> Float[Tensor, "R E *n"]:
         """The raw output of every member, before normalization."""
         x = self.inputs(observation, action)
-        flat = x.view(len(x), 1, -1, x.shape[-1]).expand(-1, self.config.members, -1, -1)
-        return self.outputs(flat, weights).view(len(x), self.config.members, *x.shape[1:-1])
+        places, lead = x.shape[: x.dim() - self._axes], x.shape[x.dim() - self._axes :]
+        flat = x.reshape(len(x), 1, -1, *lead)
+        return self.outputs(flat.expand(-1, self.config.members, *flat.shape[2:]), weights).view(len(x), self.config.members, *places[1:])
 
-    def outputs(self, x: Float[Tensor, "R E N width"], weights: dict[str, Tensor] | None = None) -> Float[Tensor, "R E N"]:
+    @property
+    def _axes(self) -> int:
+        """Of what the nets read: 1 for vectors, 3 for images."""
+        return 1 if self.conv is None else 3
+
+    def outputs(self, x: Shaped[Tensor, "R E N *width"], weights: dict[str, Tensor] | None = None) -> Float[Tensor, "R E N"]:
         """What the nets make of what they read; by other weights than their own where some are given."""
         weights = self.parameters.weights if weights is None else weights
         # On CPU in pieces: 1.7 times faster than 16,384 transitions at once.
-        piece = max(ROWS // (len(x) * self.config.members), 64)
+        piece = max((ROWS if self.conv is None else PICTURES) // (len(x) * self.config.members), 64 if self.conv is None else 1)
         pieces = x.split(piece, 2) if self.device.type == "cpu" else (x,)
         return torch.cat([self._forward(weights, piece) for piece in pieces], -1)
 
-    def inputs(self, observation: Float[Tensor, "R *n D"], action: Float[Tensor, "R *n A"]) -> Float[Tensor, "R *n width"]:
-        """What the nets read: both, standardized where the config asks for it."""
+    def inputs(self, observation: Shaped[Tensor, "R *n"], action: Float[Tensor, "R *m A"]) -> Shaped[Tensor, "R *k"]:
+        """What the nets read: both, standardized where the config asks for it; of images their bytes, and no action."""
+        if self.conv is not None:
+            return observation.to(self.device)
         x = torch.cat([observation, action[..., : self.action_width]], -1).to(self.device)
         shape = (len(x),) + (1,) * (x.dim() - 2) + (-1,)
         return (x - self.input_mean.view(shape)) / self.input_std.view(shape)
 
-    def _forward(self, weights: dict[str, Tensor], x: Float[Tensor, "R E N width"]) -> Float[Tensor, "R E N"]:
-        output = self.net(weights, x).squeeze(-1)
+    def _forward(self, weights: dict[str, Tensor], x: Shaped[Tensor, "R E N *width"], learns: bool = False) -> Float[Tensor, "R E N"]:
+        if self.conv is not None and learns and self.config.dropout:
+            features = self.conv(weights, x)
+            share = 1.0 - self.config.dropout
+            kept = torch.stack([torch.rand(features.shape[1:], generator=g) < share for g in self.generators])
+            output = self.net.mlp(weights, features * kept.to(features.device) / share).squeeze(-1)
+        else:
+            output = self.net(weights, x).squeeze(-1)
         return output.tanh() if self.config.bounded else output
 
     @torch.no_grad()
     def reward(
-        self, observation: Float[Tensor, "R *n D"], action: Float[Tensor, "R *n A"], game_reward: Tensor | None = None
+        self, observation: Shaped[Tensor, "R ..."], action: Float[Tensor, "R *n A"], game_reward: Tensor | None = None
     ) -> Float[Tensor, "R *n"]:
         """The members' rewards, each normalized on its own, then averaged. The game's reward is not looked at."""
         return self.normalized(self.member_rewards(observation, action)).mean(1)
 
     @torch.no_grad()
-    def disagreement(self, observation: Float[Tensor, "R *n D"], action: Float[Tensor, "R *n A"]) -> Float[Tensor, "R *n"]:
+    def disagreement(self, observation: Shaped[Tensor, "R ..."], action: Float[Tensor, "R *n A"]) -> Float[Tensor, "R *n"]:
         """Standard deviation over the members of their normalized rewards. Liang et al. 2022 (RUNE, arXiv 2205.12401), eq. 3."""
         return self.normalized(self.member_rewards(observation, action)).std(1, unbiased=False)
 
@@ -173,10 +206,10 @@ class RewardEnsemble(RewardSource):
 
     @torch.no_grad()
     def measure_inputs(
-        self, observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"], chosen: Bool[Tensor, "R"] | None = None
+        self, observation: Shaped[Tensor, "R N *O"], action: Float[Tensor, "R N A"], chosen: Bool[Tensor, "R"] | None = None
     ) -> None:
         """Take the moments of the inputs of the chosen seeds (None: all), when the config asks for standardized inputs."""
-        if self.config.standardize_inputs:
+        if self.config.standardize_inputs and self.conv is None:
             kept = self._marked(chosen)
             x = torch.cat([observation, action[..., : self.action_width]], -1).to(self.device)
             self.input_mean[kept] = x.mean(1, keepdim=True)[kept]
@@ -185,7 +218,7 @@ class RewardEnsemble(RewardSource):
     @torch.no_grad()
     def measure_outputs(
         self,
-        observation: Float[Tensor, "R N D"],
+        observation: Shaped[Tensor, "R N *O"],
         action: Float[Tensor, "R N A"],
         chosen: Bool[Tensor, "R"] | None = None,
         chunk: int = 8192,
@@ -209,13 +242,13 @@ class RewardEnsemble(RewardSource):
 
     def gradient(self, rows: Rows) -> tuple[Tensor, Float[Tensor, "R E"], Float[Tensor, "R E n"]]:
         """Flat gradient of a minibatch, its losses and log-odds; on CPU in pieces (a tenth faster)."""
-        R, E, N, _, L, width = rows.x.shape
+        R, E, N, _, L = rows.x.shape[:5]
         gradient = torch.zeros_like(self.parameters.flat)
         losses, logits = torch.zeros(R, E, device=self.device), []
-        size = max(ROWS // (R * E * 2 * L), 1) if self.device.type == "cpu" else N
+        size = max((ROWS if self.conv is None else PICTURES) // (R * E * 2 * L), 1) if self.device.type == "cpu" else N
         for start in range(0, N, size):
             part = rows.part(slice(start, start + size))
-            rewards = self._forward(self.parameters.leaves, part.x.reshape(R, E, -1, width)).view(R, E, -1, 2, L)
+            rewards = self._forward(self.parameters.leaves, part.x.flatten(2, 4), learns=True).view(R, E, -1, 2, L)
             loss = (self.loss(rewards, part) * part.weight).sum(-1)
             gradient += self.parameters.gather(torch.autograd.grad(loss.sum(), list(self.parameters.leaves.values())))
             losses += loss.detach()

@@ -18,6 +18,7 @@ from tutelage.experience.taped import Taped
 from tutelage.experience.trees import pack, unpack
 from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.raters import OracleRater, Teacher
+from tutelage.games.atari import CHRISTIANO as CHRISTIANO_ATARI_GAMES
 from tutelage.games.make import make
 from tutelage.learn.deep import a2c, ppo, trpo
 from tutelage.learn.learner import Progress
@@ -161,10 +162,30 @@ def test_it_pays_the_mean_of_members_brought_to_the_target_over_the_tape_for_act
 @pytest.mark.usefixtures("unchecked")
 def test_where_actions_are_choices_the_reward_is_of_states(tmp_path: Path):
     room = Classroom(tmp_path, game="gym:CartPole-v1").run(60)
-    assert room.learner.learned.all() and room.learner.ensemble.net.sizes[0] == 4
+    assert room.learner.learned.all() and room.learner.ensemble.net.mlp.sizes[0] == 4
     x = torch.randn(2, 5, 4, generator=Generator().manual_seed(0))
     one, two = (room.learner.reward(x, torch.full((2, 5, 1), action), torch.zeros(2, 5)) for action in (0.0, 1.0))
     assert torch.equal(one, two)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_atari_is_taught_from_its_pictures(tmp_path: Path):
+    model = dataclasses.replace(learned.CHRISTIANO_ATARI, hidden=(8,), members=2, batch_size=4, epochs=2)
+    config = dataclasses.replace(
+        QUICK, labels=6, initial_steps=12, segment_length=4, poll_every=4, learner="a2c", a2c=a2c.Config(hidden=(8,), shared=True),
+        reward_model=model, labels_kept=4,
+    )  # fmt: skip
+    room = Classroom(tmp_path, config, CHRISTIANO_ATARI_GAMES["pong"], total=40, copies=1).run(24)
+    assert room.learner.learned.all() and room.asked[-1] > 2
+    tape = room.experience.tape
+    learned_of = room.learner.reward(tape.observations(), tape.actions(), torch.zeros(2, 24))
+    torch.testing.assert_close(learned_of.std(-1), torch.full((2,), 0.05), atol=0.03, rtol=0)
+    clip = room.archive.get(next(iter(room.lesson.queries[0].values())).items[0])
+    assert clip.observation.dtype == torch.uint8 and clip.observation.shape == (4, 4, 84, 84)
+    again = SegmentArchive(tmp_path).get(next(iter(room.lesson.queries[0].values())).items[0])
+    assert torch.equal(clip.observation, again.observation)
+    with pytest.raises(FeedbackError, match="distances between images"):
+        Classroom(tmp_path, dataclasses.replace(config, neighbors=5), CHRISTIANO_ATARI_GAMES["pong"], copies=1)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -9,7 +9,7 @@ Where we depart from the paper
 - One process, in which nobody waits for the teacher either; with --asynchronous the paper's three (experiment/apart.py).
 - The policy does not learn before the first fit: a reward of random nets would teach it their noise.
 - The reward model sees actions as the game plays them, inside their bounds: beyond, it would be extrapolated, and the policy go there.
-- A reward of states alone where actions are choices, as for Atari.
+- A reward of states alone where actions are choices, as for Atari; there without batch normalization.
 Left out: dropout beside the penalty. The six ablations of section 3.3 are settings: sampler="uniform"; reward_model.members=1;
 online=False; reward_model.penalty=0 and penalty_band=(); segment_length=1; reward_model.regress_returns=True.
 Landscape: model-free, on-policy, online; continuous and discrete actions; scale: deep
@@ -29,7 +29,7 @@ from tutelage.experience.segments import cut
 from tutelage.experience.taped import Taped
 from tutelage.feedback.query import FeedbackError
 from tutelage.feedback.samplers import SAMPLERS
-from tutelage.games.nested import action_bounds, action_width, flat_width
+from tutelage.games.nested import action_bounds, action_width, observation_shape
 from tutelage.games.spec import Box, Space
 from tutelage.learn.deep.a2c import A2C
 from tutelage.learn.deep.a2c import Config as A2CConfig
@@ -77,6 +77,8 @@ class Config:
     """Candidate pairs per question asked (paper: 10)."""
     sampler: str = "disagreement"
     """Which candidates are asked, after the first session, which is uniform (paper: variance over the members)."""
+    labels_kept: int | None = None
+    """Newest labels that the reward model is fitted to (paper: all for MuJoCo, 3,000 for Atari). None: all."""
     fit_labels: int = 10
     """New answers that start a fit while others are awaited; when none is awaited, one is enough."""
     poll_every: int = 1_000
@@ -121,9 +123,14 @@ class PrefPPO(Config):
     reward_model: learned.Config = field(default_factory=learned.Config)
 
 
-def reward_widths(observation_space: Space, action_space: Space) -> tuple[int, int]:
-    """What the reward model reads: observation and action, or, where actions are choices, whose numbers are no quantities, states alone."""
-    return flat_width(observation_space), action_width(action_space) if isinstance(action_space, Box) else 0
+def reward_inputs(observation_space: Space, action_space: Space) -> tuple[int | tuple[int, ...], int]:
+    """What the reward model reads: the width of a vector or the shape of an image, and the width of an action.
+
+    Where actions are choices, whose numbers are no quantities, and for images, it is a reward of states alone.
+    """
+    shape = observation_shape(observation_space)
+    reads = isinstance(action_space, Box) and len(shape) == 1
+    return shape[0] if len(shape) == 1 else shape, action_width(action_space) if reads else 0
 
 
 class Christiano(RewardSource):
@@ -141,7 +148,7 @@ class Christiano(RewardSource):
     ) -> None:
         """generators, reward_generators: one per seed, for the learner and for the ensemble.
 
-        Raises FeedbackError for an unknown sampler, GameError for images and for actions that the learner cannot take.
+        Raises FeedbackError for an unknown sampler and for state entropy of images, GameError for actions that the learner cannot take.
         """
         if config.sampler not in SAMPLERS:
             raise FeedbackError(f'sampler "{config.sampler}" is none of {", ".join(SAMPLERS)}')
@@ -149,8 +156,10 @@ class Christiano(RewardSource):
         _, name, settings = config.played_by
         self.learner: OnPolicy = LEARNERS[name](settings, observation_space, action_space, generators, device)
         self.bounds = action_bounds(action_space, config.learner) if isinstance(action_space, Box) else None
-        self.observation_width, self.action_width = flat_width(observation_space), action_width(action_space)
-        self.ensemble = RewardEnsemble(config.reward_model, *reward_widths(observation_space, action_space), reward_generators, device)
+        self.observation_shape, self.action_width = observation_shape(observation_space), action_width(action_space)
+        if config.neighbors and len(self.observation_shape) == 3:
+            raise FeedbackError("state entropy was asked for (neighbors), but distances between images say nothing of novelty")
+        self.ensemble = RewardEnsemble(config.reward_model, *reward_inputs(observation_space, action_space), reward_generators, device)
         self.entropy = StateEntropy(config.neighbors) if config.neighbors else None
         self.learned = torch.zeros(len(generators), dtype=torch.bool)
         """Which seeds are paid by the ensemble already."""
@@ -162,7 +171,7 @@ class Christiano(RewardSource):
     def experience(self, steps: int, copies: int) -> Taped:
         """The learner's window, and the tape."""
         members = len(self.learned)
-        tape = Replay(min(self.config.tape_steps, steps), members, copies, (self.observation_width,), self.action_width)
+        tape = Replay(min(self.config.tape_steps, steps), members, copies, self.observation_shape, self.action_width)
         return Taped(self.learner.experience(steps, copies), tape, self.bounds)
 
     def behave(
@@ -183,7 +192,7 @@ class Christiano(RewardSource):
         return self.learner.carry(copies)
 
     def reward(
-        self, observation: Float[Tensor, "R N D"], action: Float[Tensor, "R N A"], game_reward: Float[Tensor, "R N"]
+        self, observation: Shaped[Tensor, "R N *O"], action: Float[Tensor, "R N A"], game_reward: Float[Tensor, "R N"]
     ) -> Float[Tensor, "R N"]:
         """The learned reward; before the first fit state entropy where it is asked for, else 0; never the game's."""
         before = torch.zeros_like(game_reward) if self.entropy is None else self.entropy.reward(observation, action, game_reward)
@@ -200,7 +209,7 @@ class Christiano(RewardSource):
             self._meet(self.meeting, tape)
         elif since >= 0 and since % config.poll_every == 0:
             self._ask(tape, since * tape.copies, (progress.total - config.initial_steps) * tape.copies)
-            ready, comparisons = answered(self.lesson, step, config.fit_labels)
+            ready, comparisons = answered(self.lesson, step, config.fit_labels, config.labels_kept)
             if comparisons is not None:
                 learn(self.lesson, self.ensemble, tape, comparisons, ready, self.learned)
                 self.learned = self.learned | ready

@@ -96,13 +96,10 @@ class Lesson:
         probabilities: each member's, that the left clip is preferred. margin: as the candidates were drawn with.
         """
         shown = [side.inner(margin) for side in pairs]
-        inputs = {
-            "candidates": probabilities.shape[-1],
-            "generator": self.generators[seed],
-            "probabilities": probabilities.cpu(),
-            "features": torch.cat([side.observation[seed] for side in shown], 1).flatten(1).cpu(),
-            "labeled": self._labeled_features(seed),
-        }
+        inputs = {"candidates": probabilities.shape[-1], "generator": self.generators[seed], "probabilities": probabilities.cpu()}
+        if "features" in SAMPLERS[sampler].inputs:
+            inputs["features"] = torch.cat([side.observation[seed] for side in shown], 1).flatten(1).float().cpu()
+            inputs["labeled"] = self._labeled_features(seed)
         chosen = SAMPLERS[sampler].choose(count=count, **{name: inputs[name] for name in SAMPLERS[sampler].inputs})
         length = shown[0].reward.shape[-1]
         queries: list[Query] = []
@@ -121,7 +118,7 @@ class Lesson:
         pairs = [query.items for query in self.queries[seed].values()]
         if not pairs:
             return None
-        return torch.stack([torch.cat([self.archive.get(item).observation for item in items]).flatten() for items in pairs])
+        return torch.stack([torch.cat([self.archive.get(item).observation for item in items]).flatten().float() for items in pairs])
 
     def listen(self, step: int) -> None:
         """Take in what has been answered."""
@@ -161,7 +158,7 @@ class Lesson:
             [[self.archive.get(item) for item in self.queries[seed][j.query].items] for j, _ in rows] for seed, rows in enumerate(usable)
         ]
         example = next(pair[0] for rows in clips for pair in rows)
-        observation = torch.zeros(R, N, 2, *_whole(example)[0].shape)
+        observation = torch.zeros(R, N, 2, *_whole(example)[0].shape, dtype=example.observation.dtype)
         action = torch.zeros(R, N, 2, *_whole(example)[1].shape)
         true_return, label, weight = torch.zeros(R, N, 2), torch.zeros(R, N), torch.zeros(R, N)
         key, fresh = torch.zeros(R, N, dtype=torch.int64), torch.zeros(R, N, dtype=torch.bool)
