@@ -185,6 +185,15 @@ class View:
         everything = self.together(per_unit, members)
         return [everything[:, None].expand(-1, self.critics[0][0], -1, -1).flatten(0, 1)]
 
+    def pairs(
+        self, observations: Sequence[Float[Tensor, "_Rn _N _D"]], actions: Sequence[Float[Tensor, "_Rn _N _a"]], members: int
+    ) -> list[Float[Tensor, "_Rm _N _W"]]:
+        """What each stack of critics judges, observations and actions side by side; under ct-de the same for all, joined only once."""
+        if not self.joint:
+            return [torch.cat(pair, -1) for pair in zip(observations, actions, strict=True)]
+        both = torch.cat([self.together(observations, members), self.together(actions, members)], -1)
+        return [both[:, None].expand(-1, self.critics[0][0], -1, -1).flatten(0, 1)]
+
     def own_turn(
         self, own: Sequence[Float[Tensor, "_Rn _N _a"]], others: Sequence[Float[Tensor, "_Rn _N _a"]], members: int
     ) -> list[Float[Tensor, "_Rm _N _A"]]:
