@@ -110,9 +110,7 @@ class Ahead:
                 following = predicted(system, F, seen, acted, self.bounds[i], nets.view.told)
             total = total + gamma**step * payer(G, torch.cat([seen, following, acted], -1)).squeeze(-1)
             seen, acted = following, self._act(i, following, self.noise[step])
-        return total + gamma**2 * climbed(
-            nets.critics[i], self.critics[i], torch.cat([seen, acted], -1), self.config.minimum_actor
-        )
+        return total + gamma**2 * climbed(nets.critics[i], self.critics[i], torch.cat([seen, acted], -1), self.config.minimum_actor)
 
     def _act(self, i: int, seen: Float[Tensor, "_Rm _N _S"], noise: Sequence[Tensor]) -> Float[Tensor, "_Rm _N _A"]:
         """What everybody whom critics i see does there; the gradient reaches a critic's own agent only."""
