@@ -17,7 +17,7 @@ Where we depart from the authors' code
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,9 +29,6 @@ from tutelage.experience.trajectory import Batch
 from tutelage.learn.many_agents.actions import ESTIMATORS
 from tutelage.learn.many_agents.nets import Cut, Nets, Weights, climbed, of_seeds
 from tutelage.nets.mlp import MLP
-
-if TYPE_CHECKING:
-    from tutelage.learn.many_agents.matd3 import Config
 
 
 def no_bounds(nets: Nets) -> list[Float[Tensor, "_Rs 2"]]:
@@ -63,7 +60,7 @@ def predicted(
 
 
 def model_loss(
-    nets: Nets, systems: Weights, rewards: Weights, given: Cut, bounds: Sequence[Tensor], config: "Config"
+    nets: Nets, systems: Weights, rewards: Weights, given: Cut, bounds: Sequence[Tensor], config: Any
 ) -> tuple[list[Float[Tensor, "_Rm"]], list[Float[Tensor, "_Rm"]], dict[str, Tensor]]:
     """Losses of F and of G, for each stack of critics whether its actors may look ahead (0 or 1), and metrics `[R]`."""
     view, R = nets.view, nets.members
@@ -97,7 +94,7 @@ class Ahead:
     """For each stack of critics the least and the greatest entry that its models of the world have seen (`widened`)."""
     noise: Sequence[Sequence[Tensor]]
     """For the actions one step and two steps ahead, by unit."""
-    config: "Config"
+    config: Any
 
     def value(self, i: int, seen: Tensor, acted: Tensor) -> Float[Tensor, "_Rm _N"]:
         """G(s, s1, a) + gamma G(s1, s2, a1) + gamma^2 Q(s2, a2) for what critics i were shown; models and critics get no gradient."""
