@@ -1,14 +1,13 @@
 """The tables of `tutelage.recipes.many_agents` as the lecture prints them, the thesis' numbers beside ours, its findings put to the test.
 
-`python -m tutelage.recipes.thesis figures --runs runs/many_agents --out docs/images` draws the learning curves in the manner of figures
-6.4 to 6.7, from the directories of the runs.
+`tutelage compare benchmarks/results/many_agents.jsonl` prints the tables, `python -m tutelage.recipes.thesis --runs runs/many_agents
+--out docs/images` draws the learning curves in the manner of figures 6.4 to 6.7, from the directories of the runs.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Literal
 
 import numpy as np
 import tyro
@@ -155,12 +154,9 @@ def bootstrap(finding: Finding, rows: Sequence[Row], draws: int = 10_000, seed: 
 
 
 @dataclass(frozen=True)
-class Command:
-    """Print the tables, or draw the figures."""
+class Figures:
+    """Draw the figures."""
 
-    what: tyro.conf.Positional[Literal["tables", "figures"]]
-    results: Path = Path("benchmarks/results/many_agents.jsonl")
-    """Rows that the tables are made of."""
     runs: Path = Path("runs/many_agents")
     """Directories that the curves are read from."""
     out: Path = Path("docs/images")
@@ -204,15 +200,12 @@ def figure(task: str, lines: Mapping[str, Sequence[tuple[float, float]]], out: P
     return path
 
 
-def main(command: Command) -> None:
-    """Print or draw."""
-    if command.what == "tables":
-        print(tables(command.results))
-        return
+def main(given: Figures) -> None:
+    """One picture for each task of which a run is there."""
     for task in TASKS:
-        if lines := curves(command.runs, task):
-            print(figure(task, lines, command.out))
+        if lines := curves(given.runs, task):
+            print(figure(task, lines, given.out))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Command, description=__doc__))
+    main(tyro.cli(Figures, description=__doc__))
