@@ -42,7 +42,7 @@ def thesis_table(task: str, rows: Sequence[Row]) -> str:
     """One table: a line per learner and scheme, the best first; empty where no row of the task is there.
 
     Ours with five seeds or more: the mean and twice the standard deviation over seeds; with fewer every run. The thesis' "+-" is as printed
-    there, undefined. For Simple Confuse also the mean over the adversaries that do not learn.
+    there, undefined. For Simple Confuse also the mean over the frozen panel of adversaries.
     """
     runs = runs_of(rows)
     steps = sorted({key[2] for key in runs if key[0] == task and key[1] != REFERENCE})
@@ -51,7 +51,7 @@ def thesis_table(task: str, rows: Sequence[Row]) -> str:
     others = sorted({key[0] for key in runs if key[0].startswith(f"{task}/")})
     final = {method: runs.get((task, method, steps[-1]), {}) for method in METHODS}
     order = sorted((m for m in METHODS if final[m]), key=lambda m: -mean(final[m].values()))
-    more = " against scripted adversaries |" if others else ""
+    more = " against the frozen panel |" if others else ""
     lines = [
         f"| {task} | " + " | ".join(f"step {step // 1000}" for step in steps) + " |" + more + " thesis, steps 1000, 1500, 2000 |",
         "|---" * (len(steps) + (3 if others else 2)) + "|",
@@ -170,7 +170,7 @@ def curves(runs: Path, task: str) -> dict[str, list[tuple[float, float]]]:
         for path in sorted(runs.glob(f"{task}-{method}-*".replace("/", "-"))):
             by_step: dict[int, list[float]] = {}
             for event in read_events(path / EVENTS):
-                if event["event"] == "evaluation":
+                if event["event"] == "evaluation" and event.get("policy") != "random":
                     by_step.setdefault(event["step"], []).append(team_return(task, event["mean"]))
             found[method] = [(step * COPIES / 1000, mean(values)) for step, values in sorted(by_step.items())]
     return found
@@ -192,7 +192,7 @@ def figure(task: str, lines: Mapping[str, Sequence[tuple[float, float]]], out: P
     axes.set_xlabel("Step (1,000 steps of the environment)")
     axes.set_ylabel("Return mean")
     axes.set_title(task)
-    axes.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{task.replace('/', '_')}.png"
