@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tutelage.experiment.config import ConfigError
-from tutelage.recipes import many_agents, simple_spread
+from tutelage.recipes import many_agents, simple_spread, simple_tag
 from tutelage.recipes.many_agents import MEDIAN, METHODS, REFERENCE, TASKS, THESIS, Recipe, configuration, median_adversary
 from tutelage.recipes.rows import Row, read
 from tutelage.recipes.thesis import FINDINGS, bootstrap, figure, findings_table, thesis_table
@@ -119,6 +119,18 @@ def test_simple_spread_is_judged_in_mpe2(method: str, tmp_path: Path):
     assert all(r.score is not None and -300.0 < r.score < -5.0 for r in rows)
     simple_spread.main(recipe, quiet())
     assert read(results) == rows
+
+
+@pytest.mark.parametrize(("side", "method"), [("predators", "matd3"), ("prey", "mappo")])
+def test_simple_tag_is_judged_in_mpe2_against_a_script(side: str, method: str, tmp_path: Path):
+    results = tmp_path / "rows.jsonl"
+    recipe = simple_tag.Recipe(side, method, seed=7, scale=0.0005, out=tmp_path / "runs", results=results)  # type: ignore[arg-type]
+    for own in (recipe, replace(recipe, method="scripted")) * 2:
+        simple_tag.main(own, quiet())
+    task = f"mpe2:simple_tag_v3/{side}"
+    rows = read(results)
+    assert [(r.task, r.method, r.seed) for r in rows] == [(task, method, 7), (task, method, 8), (task, "scripted", 0)]
+    assert all(r.score is not None and (r.score >= 0.0) == (side == "predators") for r in rows)
 
 
 def test_a_table_prints_every_run_of_few_seeds_and_the_spread_of_many():

@@ -6,4 +6,5 @@ RECIPES = [
     "python -m tutelage.recipes.deep_control      the deep chapter on CartPole, Pendulum, LunarLander and MuJoCo (RL-Zoo, CleanRL)",
     "python -m tutelage.recipes.many_agents       25 learners and schemes on two particle worlds (a thesis' tables 6.3 to 6.6)",
     "python -m tutelage.recipes.simple_spread     MAPPO and MATD3 on the public task, judged in mpe2",
+    "python -m tutelage.recipes.simple_tag        predators and prey, each against the other's script, judged in mpe2",
 ]

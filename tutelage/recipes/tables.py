@@ -78,6 +78,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "deep_control": scores,
     "many_agents": tables,
     "simple_spread": scores,
+    "simple_tag": scores,
     "speed": plain,
     "reliability": counts,
 }
