@@ -18,6 +18,7 @@ from run import Worker
 from tutelage.experience.replay import Replay
 from tutelage.experience.trajectory import Transition
 from tutelage.experiment.config import RunConfig
+from tutelage.experiment.processor import prepare
 from tutelage.experiment.run import Experiment
 from tutelage.games.make import make
 from tutelage.games.particle.address import make_world
@@ -87,7 +88,7 @@ def trpo_on_cheetah(variant: str, threads: int, stack: ExitStack) -> Callable[[i
 
 def ensemble(threads: int) -> learned.RewardEnsemble:
     """Three members of 3 x 256 that never stop early."""
-    torch.set_num_threads(threads)
+    prepare(threads)
     config = learned.Config(members=MEMBERS, hidden=HIDDEN, batch_size=BATCH, epochs=1, target_accuracy=2.0)
     return learned.RewardEnsemble(config, OBSERVATION, ACTION, [torch.Generator().manual_seed(0)])
 
@@ -126,7 +127,7 @@ def relabel(variant: str, threads: int, stack: ExitStack) -> Callable[[int], obj
 
 def particle(kind: str, copies: int, variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
     """Steps of simple_spread under random actions, those of all copies together: one by one, or in compiled rollouts of 100."""
-    torch.set_num_threads(threads)
+    prepare(threads)
     address, generator = f"particle:simple_spread?actions={kind}", torch.Generator().manual_seed(0)
     if variant == "compiled":
         world = make_world(address)
@@ -159,7 +160,7 @@ def particle(kind: str, copies: int, variant: str, threads: int, stack: ExitStac
 
 def many_agents(batch: int, width: int, seeds: int, compile: bool, threads: int) -> tuple[matd3.MATD3, Replay]:
     """Stacked learners of simple_spread (continuous), and random experience of theirs."""
-    torch.set_num_threads(threads)
+    prepare(threads)
     players = make_world("particle:simple_spread?actions=continuous").players
     config = matd3.Config(batch_size=batch, hidden=(width, width), random_steps=0, update_every=1, compile=compile)
     learner = matd3.MATD3(config, players, [torch.Generator().manual_seed(seed) for seed in range(seeds)])
@@ -214,7 +215,7 @@ def matd3_seeds(variant: str, threads: int, stack: ExitStack) -> Callable[[int],
 
 def matrix_products(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
     """Products of two matrices of 1024 x 1024: what "the limit" means."""
-    torch.set_num_threads(threads)
+    prepare(threads)
     a, b = torch.randn(2, 1024, 1024, generator=torch.Generator().manual_seed(0))
     out = torch.empty_like(a)
 

@@ -29,10 +29,12 @@ from tutelage.experiment.log import read_events
 from tutelage.experiment.policy import EVALUATION_SEED
 from tutelage.experiment.run import read_config
 from tutelage.feedback.store import Store, file_url
+from tutelage.recipes import thesis
 from tutelage.recipes.names import RECIPES
 from tutelage.verbs import train_options
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "many_agents.jsonl"
 SHORT = ["--evaluate-every", "100", "--evaluation-episodes", "1", "--checkpoint-every", "50", "--log-every", "25", "--clips", "0"]
 SAC = ["--hidden", "8", "8", "--batch-size", "8", "--random-steps", "20"]
 PEBBLE = [
@@ -233,6 +235,16 @@ def test_compare_prints_every_run_and_no_interval_for_few_seeds(lesson: Path, re
     assert "a seed appears twice" in refusal("compare", lesson, lesson)
 
 
+def test_compare_prints_the_table_that_a_file_of_results_is_for(tmp_path: Path):
+    code, out, err = call("compare", RESULTS)
+    assert (code, err) == (0, "") and out.strip() == thesis.tables(RESULTS)
+    one = '{"task": "t", "method": "m", "seed": 0, "steps": 5, "score": -1.25, "seconds": 60.0, "hardware": "h", "commit": "c"}\n'
+    (tmp_path / "pendulum.jsonl").write_text(one)
+    (tmp_path / "own.jsonl").write_text(one)
+    assert "| t | m | 5 | -1 | -1 | 1.0 | c |" in call("compare", tmp_path / "pendulum.jsonl")[1]
+    assert "| t | m | 0 | 5 | -1.25 |" in call("compare", tmp_path / "own.jsonl")[1]
+
+
 def test_report_writes_the_page_again_with_another_run_beside(copy: Path, rewarded: Path):
     before = (copy / "report.html").read_text()
     code, out, err = call("report", copy, "--beside", rewarded)
@@ -398,6 +410,9 @@ WHOLE = ["train", "sac", *GAME, "--steps", "30", *SHORT, *SAC]
         (["evaluate", "nowhere", "--episodes", "0"], "--episodes 0 was given; at least 1 is needed"),
         (["compare"], "compare was given no run; at least one run directory is needed"),
         (["compare", "nowhere"], "nowhere/events.jsonl does not exist; a run directory has its log in events.jsonl"),
+        (["compare", str(RESULTS), "--json"], "a file of results is JSON lines already and stands alone"),
+        (["compare", str(RESULTS), "nowhere"], "and 1 more; a file of results is JSON lines already and stands alone"),
+        (["compare", __file__], "test_cli.py is no file of results: "),
         (["watch", "nowhere", "--size", "0"], "--size 0 was given; at least 1 is needed"),
         (["watch", "nowhere"], "nowhere is no run: it has no config.json"),
         (["report", "nowhere"], "nowhere/events.jsonl does not exist; a run directory has its log in events.jsonl"),

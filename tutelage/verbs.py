@@ -177,19 +177,27 @@ def evaluate(arguments: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Compare:
-    """Put runs side by side: every run, and intervals from five seeds on."""
+    """Put runs side by side: every run, and intervals from five seeds on. Or print the table that a file of results is for."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories."""
+    """Run directories, or one file of results such as benchmarks/results/many_agents.jsonl."""
     json: bool = False
     """Print JSON."""
 
 
 def compare(arguments: list[str]) -> int:
-    """compare DIR DIR ..."""
+    """compare DIR DIR ..., or compare FILE.jsonl"""
     given = _options(Compare, "tutelage compare", arguments)
     if not given.runs:
         raise RunError("compare was given no run; at least one run directory is needed")
+    if files := [path for path in given.runs if path.is_file()]:
+        if len(given.runs) > 1 or given.json:
+            beside = "--json" if len(given.runs) == 1 else f"{len(given.runs) - 1} more"
+            raise RunError(f"compare was given {files[0]} and {beside}; a file of results is JSON lines already and stands alone")
+        from tutelage.recipes.tables import table_of
+
+        print(table_of(files[0]))
+        return 0
     from tutelage.evaluate.comparison import compare as put_side_by_side
     from tutelage.evaluate.comparison import table
     from tutelage.experiment.story import final_results

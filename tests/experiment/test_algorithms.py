@@ -19,7 +19,7 @@ from tutelage.experiment.log import read_events
 from tutelage.experiment.run import Experiment, read_config
 from tutelage.games.spec import GameError
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
-from tutelage.learn.many_agents import mappo, matd3
+from tutelage.learn.many_agents import mappo, masac, matd3
 from tutelage.learn.preference import christiano, family, pebble
 from tutelage.learn.preference.meta_reward_net import Config as MetaConfig
 from tutelage.learn.preference.rime import Config as RimeConfig
@@ -63,6 +63,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "maddpg": ("particle:simple_adversary?agents=2&max_steps=9", matd3.MADDPG(scheme="shared", agent_id=True, **MANY)),
     "matd3": ("particle:simple_tag?max_steps=9", matd3.Config(soft=True, **MANY)),
     "matd4": ("particle:simple_target?agents=2&max_steps=9&actions=continuous", matd3.MATD4(scheme="concurrent", **MANY)),
+    "masac": ("particle:simple_tag?max_steps=9", masac.Config(soft=True, **MANY)),
     "mappo": ("particle:simple_tag?max_steps=9", mappo.Config(parameter_sharing=False, hidden=(8,), window=16, epochs=2, batch_size=8)),
     "ippo": ("particle:simple_spread?agents=2&max_steps=9", mappo.IPPO(hidden=(8,), window=16, epochs=2, batch_size=8)),
     "christiano": (

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
-from tutelage.learn.many_agents import mappo, matd3
+from tutelage.learn.many_agents import mappo, masac, matd3
 from tutelage.learn.preference import christiano, family, pebble
 from tutelage.learn.tabular import (
     modified_policy_iteration,
@@ -55,6 +55,7 @@ ALGORITHMS = {
     "maddpg": Algorithm(matd3.MADDPG, matd3.MATD3, many=True),
     "matd3": Algorithm(matd3.Config, matd3.MATD3, many=True),
     "matd4": Algorithm(matd3.MATD4, matd3.MATD3, many=True),
+    "masac": Algorithm(masac.Config, masac.MASAC, many=True),
     "mappo": Algorithm(mappo.Config, mappo.MAPPO, many=True),
     "ippo": Algorithm(mappo.IPPO, mappo.MAPPO, many=True),
     "christiano": Algorithm(christiano.Config, christiano.Christiano, taught=True),

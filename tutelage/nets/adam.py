@@ -90,8 +90,9 @@ class StackedAdam:
         if self.max_grad_norm is None:
             return gradient
         views = self.parameters.split(gradient)
-        squares = sum(view.reshape(self.parameters.members, -1).square().sum(-1) for view in views.values())
-        factor = (self.max_grad_norm / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1.0)
+        # Norms of norms: a sum of squares would write every entry once more.
+        norms = torch.stack([torch.linalg.vector_norm(view.reshape(self.parameters.members, -1), dim=-1) for view in views.values()])
+        factor = (self.max_grad_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
         return torch.cat([(view * factor.view((-1,) + (1,) * (view.dim() - 1))).reshape(-1) for view in views.values()])
 
     def reset(self, members: Tensor | None = None) -> None:

@@ -7,27 +7,32 @@ and the end, a few minutes a row; `--full` is 2,000,000 steps and five seeds. Wi
 that was interrupted goes on where it stopped when the same command is given again, and one whose rows are there is not run again.
 
 In Simple Confuse the cooperators are the team, and the adversary is a learner of its own. A learned pair's return says little of the
-cooperators where their adversary failed to learn, so that they also meet adversaries that do not learn: one that waits at the midpoint
-of the landmarks, and one that follows the closest cooperator.
+cooperators where their adversary failed to learn, so that they also meet a panel of adversaries that do not learn: one that waits at the
+midpoint of the landmarks, one that follows the closest cooperator, and, by `--panel` when all rows of a table are there, the median
+of those that were learned (`median_adversary`).
 """
 
 import json
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 import tyro
 from rich.console import Console
 
 from tutelage.evaluate.cross_play import CrossPlay
-from tutelage.evaluate.episodes import evaluate_members
+from tutelage.evaluate.episodes import Policy, evaluate_members
 from tutelage.evaluate.policy import StackedPolicy
 from tutelage.experiment.config import ConfigError, RunConfig, nearest
 from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.experiment.log import EVENTS, read_events
+from tutelage.experiment.policy import load_policy
 from tutelage.experiment.run import EVALUATION_SEED, Experiment, play
 from tutelage.games.particle.game import ParticleGame
 from tutelage.games.particle.scripted import ScriptedTeam, Wish, navigators, splitters, to_closest, to_midpoint
+from tutelage.games.particle.world import World
 from tutelage.learn.many_agents import matd3
 from tutelage.recipes.rows import RESULTS, SCORE_EPISODES, Row, add_rows, append, read, seed_rows
 
@@ -56,6 +61,8 @@ LEARNERS: dict[str, matd3.Config] = {
 }
 ADVERSARIES: dict[str, Wish] = {"midpoint": to_midpoint, "follower": to_closest}
 """What the cooperators of Simple Confuse meet besides the adversary that learned with them."""
+MEDIAN = "median adversary"
+"""The last of the panel, in the names of tasks."""
 REFERENCE = "scripted"
 """The method of the rows in which nobody learns: the ceiling that returns are held against."""
 
@@ -88,6 +95,8 @@ class Recipe:
     """Which table, such as simple_target/continuous. None: all."""
     method: str | None = None
     """Which row, such as soft-matd4-fork/ct-de, or scripted. None: all."""
+    panel: bool = False
+    """Let the cooperators of every row meet the median learned adversary, instead of training."""
     full: bool = False
     """Two million steps and five seeds."""
     seed: int = 0
@@ -140,14 +149,65 @@ def rows_of(experiment: Experiment, task: str, method: str, episodes: int) -> li
         rows += [replace(row, steps=step * COPIES, seconds=seconds) for row in seed_rows(experiment, task, method, means)]
     if not task.startswith("simple_confuse"):
         return rows
-    with closing(play(config, config.seeds * 10)) as game:
-        assert isinstance(game, ParticleGame) and game.players is not None
-        policy = StackedPolicy(experiment.learner, config.seeds, game.observation_space, game.action_space)
-        for name, wish in ADVERSARIES.items():
-            them = {game.players.teams[0]: policy, game.players.teams[1]: ScriptedTeam(game.world, [wish, *splitters(2)])}
-            met = evaluate_members(CrossPlay(game.players, them), game, config.seeds, episodes, EVALUATION_SEED)
-            rows += seed_rows(experiment, f"{task}/{name}", method, [team_return(task, result.mean) for result in met])
+    for name, wish in ADVERSARIES.items():
+        rows += against(experiment, task, method, name, lambda world, wish=wish: ScriptedTeam(world, [wish, *splitters(2)]), episodes)
     return rows
+
+
+def against(experiment: Experiment, task: str, method: str, name: str, adversary: Callable[[World], Policy], episodes: int) -> list[Row]:
+    """The rows of a finished run's cooperators, who meet an adversary of this name."""
+    seeds = experiment.config.seeds
+    with closing(play(experiment.config, seeds * 10)) as game:
+        assert isinstance(game, ParticleGame) and game.players is not None
+        policy = StackedPolicy(experiment.learner, seeds, game.observation_space, game.action_space)
+        them = {game.players.teams[0]: policy, game.players.teams[1]: adversary(game.world)}
+        met = evaluate_members(CrossPlay(game.players, them), game, seeds, episodes, EVALUATION_SEED)
+    return seed_rows(experiment, f"{task}/{name}", method, [team_return(task, result.mean) for result in met])
+
+
+def median_adversary(rows: Sequence[Row], task: str, steps: int) -> tuple[str, int]:
+    """Method and seed of the learned adversary that stands for all of a table.
+
+    Methods are ordered by the mean over seeds of the learned pair's own return after so many steps, the lower the stronger the adversary;
+    of the method in the middle, the seed in the middle (of an even number the lower one). Raises ConfigError, naming them, where methods
+    have no such row: a median of some would change with every row that is added.
+    """
+    own = [row for row in rows if (row.task, row.steps) == (task, steps)]
+    reached = {method: [(r.score, r.seed) for r in own if r.method == method and r.score is not None] for method in METHODS}
+    missing = [method for method, scores in reached.items() if not scores]
+    if missing:
+        raise ConfigError(
+            f"--panel was given for {task}; its median adversary needs all {len(METHODS)} rows at {steps:,} steps, of which "
+            f"{len(missing)} are missing: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        )
+    ordered = sorted(reached, key=lambda method: mean(score for score, _ in reached[method]))
+    middle = ordered[(len(ordered) - 1) // 2]
+    _, seed = sorted(reached[middle])[(len(reached[middle]) - 1) // 2]
+    return middle, seed
+
+
+def meet_median(recipe: Recipe, task: str, results: Path, episodes: int) -> None:
+    """Add the rows of all cooperators against the median adversary, but for those that are there.
+
+    Raises ConfigError where rows are missing or a run is not where `out` says.
+    """
+    steps = configuration(recipe, task, next(iter(METHODS))).steps * COPIES
+    chosen, seed = median_adversary(read(results), task, steps)
+    runs = {method: run_of(recipe, task, method) for method in METHODS}
+    for method, out in runs.items():
+        if not (out / EVENTS).exists():
+            raise ConfigError(f"--panel was given for {task}; the run of {method} was expected in {out}, where there is none")
+    there = {row.method for row in read(results) if (row.task, row.steps) == (f"{task}/{MEDIAN}", steps)}
+    for method, out in runs.items():
+        if method not in there:
+            with Experiment(configuration(recipe, task, method), out) as experiment:
+                experiment.restore()
+                append(results, against(experiment, task, method, MEDIAN, lambda _: load_policy(runs[chosen], seed), episodes))
+
+
+def run_of(recipe: Recipe, task: str, method: str) -> Path:
+    """Where the run of a row lies."""
+    return recipe.out / f"{task}-{method}{'-full' if recipe.full else ''}-{recipe.seed}".replace("/", "-")
 
 
 def reference(recipe: Recipe, task: str) -> list[Row]:
@@ -165,17 +225,24 @@ def reference(recipe: Recipe, task: str) -> list[Row]:
 
 
 def main(recipe: Recipe, console: Console | None = None) -> None:
-    """Run or resume what was asked for and add its rows. Raises ConfigError for a row that is not there."""
+    """Run or resume what was asked for and add its rows. Raises ConfigError for a row that the tables do not have."""
     known = [*METHODS, REFERENCE]
     for what, given, names in (("task", recipe.task, TASKS), ("method", recipe.method, known)):
         if given is not None and given not in names:
             raise ConfigError(f"{what}={given} was given; the nearest that the tables have is {nearest(given, names)}")
     results = recipe.results or (RESULTS / "many_agents.jsonl" if recipe.scale == 1.0 else None)
+    episodes = SCORE_EPISODES if recipe.scale == 1.0 else 2
+    if recipe.panel:
+        tasks = [task for task in TASKS if task.startswith("simple_confuse") and recipe.task in (None, task)]
+        if results is None or recipe.method or not tasks:
+            raise ConfigError("--panel is for whole tables of Simple Confuse, and needs the file of their rows: --results")
+        for task in tasks:
+            meet_median(recipe, task, results, episodes)
+        return
     for task in [recipe.task] if recipe.task else TASKS:
         for method in [recipe.method] if recipe.method else known:
             if method != REFERENCE:
-                out = recipe.out / f"{task}-{method}{'-full' if recipe.full else ''}-{recipe.seed}".replace("/", "-")
-                episodes = SCORE_EPISODES if recipe.scale == 1.0 else 2
+                out = run_of(recipe, task, method)
                 add_rows(configuration(recipe, task, method), out, task, method, results, episodes, console or Console(), rows_of)
             elif results is not None and not any(row.method == REFERENCE and row.task.startswith(task) for row in read(results)):
                 append(results, reference(recipe, task))

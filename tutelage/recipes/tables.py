@@ -1,4 +1,4 @@
-"""Tables of results, rendered into Markdown pages: `python -m tutelage.recipes.tables README.md`.
+"""Tables of results: `tutelage compare FILE.jsonl` prints one, `python -m tutelage.recipes.tables README.md` renders them into a page.
 
 A page marks where a table goes with `<!-- results: NAME -->` and `<!-- end -->`; what lies between is written by this command from
 benchmarks/results/NAME.jsonl, and a test compares the two.
@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tutelage.experiment.config import ConfigError
 from tutelage.recipes.rows import RESULTS, Row, read
 from tutelage.recipes.thesis import tables
 
@@ -84,9 +85,21 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "deep_control": scores,
     "many_agents": tables,
     "simple_spread": scores,
+    "simple_tag": scores,
     "speed": plain,
     "reliability": counts,
 }
+
+
+def table_of(path: Path) -> str:
+    """The table that a file of results is for, by the file's name; one of an unknown name is printed row by row.
+
+    Raises ConfigError for a file that holds no results.
+    """
+    try:
+        return TABLES.get(path.stem, plain)(path)
+    except (ValueError, TypeError, KeyError, AttributeError) as mistake:
+        raise ConfigError(f"{path} is no file of results: {mistake}; JSON lines with one row for each seed were expected") from mistake
 
 
 def render(page: str, results: Path = RESULTS) -> str:

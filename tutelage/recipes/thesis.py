@@ -1,14 +1,13 @@
 """The tables of `tutelage.recipes.many_agents` as the lecture prints them, the thesis' numbers beside ours, its findings put to the test.
 
-`python -m tutelage.recipes.thesis figures --runs runs/many_agents --out docs/images` draws the learning curves in the manner of figures
-6.4 to 6.7, from the directories of the runs.
+`tutelage compare benchmarks/results/many_agents.jsonl` prints the tables, `python -m tutelage.recipes.thesis --runs runs/many_agents
+--out docs/images` draws the learning curves in the manner of figures 6.4 to 6.7, from the directories of the runs.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Literal
 
 import numpy as np
 import tyro
@@ -43,7 +42,7 @@ def thesis_table(task: str, rows: Sequence[Row]) -> str:
     """One table: a line per learner and scheme, the best first; empty where no row of the task is there.
 
     Ours with five seeds or more: the mean and twice the standard deviation over seeds; with fewer every run. The thesis' "+-" is as printed
-    there, undefined. For Simple Confuse also the mean over the adversaries that do not learn.
+    there, undefined. For Simple Confuse also the mean over the frozen panel of adversaries.
     """
     runs = runs_of(rows)
     steps = sorted({key[2] for key in runs if key[0] == task and key[1] != REFERENCE})
@@ -52,7 +51,7 @@ def thesis_table(task: str, rows: Sequence[Row]) -> str:
     others = sorted({key[0] for key in runs if key[0].startswith(f"{task}/")})
     final = {method: runs.get((task, method, steps[-1]), {}) for method in METHODS}
     order = sorted((m for m in METHODS if final[m]), key=lambda m: -mean(final[m].values()))
-    more = " against scripted adversaries |" if others else ""
+    more = " against the frozen panel |" if others else ""
     lines = [
         f"| {task} | " + " | ".join(f"step {step // 1000}" for step in steps) + " |" + more + " thesis, steps 1000, 1500, 2000 |",
         "|---" * (len(steps) + (3 if others else 2)) + "|",
@@ -155,12 +154,9 @@ def bootstrap(finding: Finding, rows: Sequence[Row], draws: int = 10_000, seed: 
 
 
 @dataclass(frozen=True)
-class Command:
-    """Print the tables, or draw the figures."""
+class Figures:
+    """Draw the figures."""
 
-    what: tyro.conf.Positional[Literal["tables", "figures"]]
-    results: Path = Path("benchmarks/results/many_agents.jsonl")
-    """Rows that the tables are made of."""
     runs: Path = Path("runs/many_agents")
     """Directories that the curves are read from."""
     out: Path = Path("docs/images")
@@ -174,7 +170,7 @@ def curves(runs: Path, task: str) -> dict[str, list[tuple[float, float]]]:
         for path in sorted(runs.glob(f"{task}-{method}-*".replace("/", "-"))):
             by_step: dict[int, list[float]] = {}
             for event in read_events(path / EVENTS):
-                if event["event"] == "evaluation":
+                if event["event"] == "evaluation" and event.get("policy") != "random":
                     by_step.setdefault(event["step"], []).append(team_return(task, event["mean"]))
             found[method] = [(step * COPIES / 1000, mean(values)) for step, values in sorted(by_step.items())]
     return found
@@ -196,7 +192,7 @@ def figure(task: str, lines: Mapping[str, Sequence[tuple[float, float]]], out: P
     axes.set_xlabel("Step (1,000 steps of the environment)")
     axes.set_ylabel("Return mean")
     axes.set_title(task)
-    axes.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{task.replace('/', '_')}.png"
@@ -204,15 +200,12 @@ def figure(task: str, lines: Mapping[str, Sequence[tuple[float, float]]], out: P
     return path
 
 
-def main(command: Command) -> None:
-    """Print or draw."""
-    if command.what == "tables":
-        print(tables(command.results))
-        return
+def main(given: Figures) -> None:
+    """One picture for each task of which a run is there."""
     for task in TASKS:
-        if lines := curves(command.runs, task):
-            print(figure(task, lines, command.out))
+        if lines := curves(given.runs, task):
+            print(figure(task, lines, given.out))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Command, description=__doc__))
+    main(tyro.cli(Figures, description=__doc__))

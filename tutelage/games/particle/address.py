@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tutelage.games.against import Against
 from tutelage.games.options import build, parse
 from tutelage.games.particle import adversary, course, spread, tag, target
 from tutelage.games.particle.game import ParticleGame
+from tutelage.games.particle.scripted import against_script
+from tutelage.games.particle.tag import Tag
 from tutelage.games.particle.world import World
 from tutelage.games.spec import GameError
 
@@ -39,9 +42,11 @@ WORLDS = {
 """By name."""
 
 
-def make_particle(address: str, copies: int, options: Mapping[str, Any]) -> ParticleGame:
+def make_particle(address: str, copies: int, options: Mapping[str, Any]) -> ParticleGame | Against:
     """The game at `address` in `copies`. Raises GameError for worlds and options that there are not, naming the nearest."""
-    return ParticleGame(make_world(address, options), copies)
+    world = make_world(address, options)
+    game = ParticleGame(world, copies)
+    return against_script(game, world, world.config.frozen) if isinstance(world, Tag) and world.config.frozen != "nobody" else game
 
 
 def make_world(address: str, options: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32) -> World:

@@ -11,13 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from tutelage.games.against import Against
 from tutelage.games.particle.adversary import Adversary
 from tutelage.games.particle.physics import DAMPING, DT, THRUST, length
+from tutelage.games.particle.tag import Tag
 from tutelage.games.particle.world import World
-from tutelage.games.spec import GameError, Nested
+from tutelage.games.spec import Game, GameError, Nested
 
 HORIZON = 8
 """Steps that a discrete push looks ahead. Fewer get closer (3: -7.6 in simple_spread), but agents then lock horns in long episodes."""
+
+BORDER = 0.8
+"""From where on prey turns back; from 0.9 on it is fined."""
 
 Wish = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B 2"]]
 """From an agent's observation to the offset of the place where it wants to be."""
@@ -134,6 +139,28 @@ def to_closest(seen: Float[Tensor, "B D"]) -> Float[Tensor, "B 2"]:
     landmarks, others = seen[:, : 2 * agents].reshape(len(seen), agents, 2), seen[:, 2 * agents :].reshape(len(seen), agents, 2)
     distance = length((landmarks[:, :, None] - others[:, None]).permute(3, 0, 1, 2))  # [B, landmarks, agents]
     return landmarks[torch.arange(len(seen), device=seen.device), distance.amin(2).argmin(1)]
+
+
+def chase_of(world: Tag) -> list[Wish]:
+    """simple_tag: predators go to the closest prey; prey goes where the nearer predators are not, and back before it leaves the picture."""
+    adversaries, agents = world.config.adversaries, world.config.agents
+    start, count = 4 + 2 * world.config.obstacles, adversaries + agents - 1
+
+    def hunt(seen: Float[Tensor, "B D"]) -> Float[Tensor, "B 2"]:
+        prey = seen[:, start : start + 2 * count].reshape(len(seen), count, 2)[:, adversaries - 1 :]
+        return prey[torch.arange(len(seen), device=seen.device), prey.square().sum(-1).argmin(1)]
+
+    def flee(seen: Float[Tensor, "B D"]) -> Float[Tensor, "B 2"]:
+        hunters, place = seen[:, start : start + 2 * adversaries].reshape(len(seen), adversaries, 2), seen[:, 2:4]
+        away = -(hunters / hunters.square().sum(-1, keepdim=True).clamp(min=1e-4)).sum(1)
+        return away / away.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-4) - 4.0 * place * (place.abs() > BORDER)
+
+    return [hunt] * adversaries + [flee] * agents
+
+
+def against_script(game: Game, world: Tag, frozen: str) -> Against:
+    """simple_tag, a world of ours or mpe2's own, for one side. frozen: "predators" or "prey", who are scripted."""
+    return Against(game, 0 if frozen == "prey" else 1, ScriptedTeam(world, chase_of(world)))
 
 
 def assigned(agent: int, others: Float[Tensor, "B n 2"], landmarks: Float[Tensor, "B N 2"]) -> Float[Tensor, "B 2"]:

@@ -1,6 +1,7 @@
 """Predators and prey: slow adversaries are paid for touching fast agents among solid obstacles. mpe2's simple_tag_v3."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -32,6 +33,8 @@ class Config:
     adversary_acceleration: float = 3.0
     agent_top_speed: float = 1.3
     adversary_top_speed: float = 1.0
+    frozen: Literal["nobody", "predators", "prey"] = "nobody"
+    """Who is no agent of the game but a part of its world, played by a script."""
     device: str = "cpu"
 
 

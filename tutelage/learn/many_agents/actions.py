@@ -1,24 +1,25 @@
-"""Actions as critics see them, and a deterministic actor's way to them.
+"""Actions as critics see them, and an actor's way to them.
 
-Critics see reals scaled to [-1, 1] and choices as one-hot vectors. An actor gives raw outputs: reals are their tanh, choices are drawn by
-Gumbel noise, and a gradient reaches the outputs through an estimator (`equations.gumbel`). Noise comes from outside: standard normal for
-reals, standard exponential for choices.
+Critics see reals scaled to [-1, 1] and choices as one-hot vectors. An actor gives raw outputs: reals are their tanh, or a draw from the
+tanh-Gaussian that they describe; choices are drawn by Gumbel noise, and a gradient reaches the outputs through an estimator
+(`equations.gumbel`). Noise comes from outside: standard normal for reals, standard exponential for choices.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import log, prod
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
-from tutelage.equations.bellman import allow
+from tutelage.equations.bellman import allow, expected_soft_value
 from tutelage.equations.gumbel import gapped, gumbel_max, gumbel_rao, straight_through
 from tutelage.games.nested import action_bounds
 from tutelage.games.spec import Box, Discrete, GameError, MultiDiscrete, Space
 from tutelage.nets.noise import exponential, normal
+from tutelage.nets.tanh_gaussian import tanh_gaussian, tanh_gaussian_mode
 
 Estimator = Callable[[Tensor, Tensor, float], Tensor]
 ESTIMATORS: dict[str, tuple[Estimator, bool]] = {
@@ -31,20 +32,24 @@ ESTIMATORS: dict[str, tuple[Estimator, bool]] = {
 
 @dataclass(frozen=True, eq=False)
 class Reals:
-    """A vector of bounded reals."""
+    """A vector of bounded reals. gaussian: the actor gives means and logarithms of standard deviations, not the actions' inverse tanh."""
 
     low: Float[Tensor, "A"]
     high: Float[Tensor, "A"]
+    gaussian: bool = False
 
     @property
     def width(self) -> int:
-        """Entries of an encoded action; as many as an actor gives, and as the game takes."""
+        """Entries of an encoded action; as many as the game takes."""
         return len(self.low)
 
     entries = width
     """That the game takes."""
-    outputs = width
-    """That an actor gives."""
+
+    @property
+    def outputs(self) -> int:
+        """That an actor gives."""
+        return 2 * self.width if self.gaussian else self.width
 
     def encode(self, action: Float[Tensor, "*n A"]) -> Float[Tensor, "*n A"]:
         """From the game's units to [-1, 1]."""
@@ -61,16 +66,26 @@ class Reals:
         return normal(generators, (*shape, self.width))
 
     def perturbed(self, output: Tensor, noise: Tensor, std: float, clip: float) -> Float[Tensor, "*n A"]:
-        """clip(tanh(o) + clip(std eps, -c, c), -1, 1): exploration, and TD3's smoothed target action."""
+        """clip(tanh(o) + clip(std eps, -c, c), -1, 1): exploration, and TD3's smoothed target action. Of a Gaussian: a draw."""
+        if self.gaussian:
+            return tanh_gaussian(output, noise)[0]
         return (output.tanh() + (std * noise).clamp(-clip, clip)).clamp(-1.0, 1.0)
 
     def climbing(self, output: Tensor, noise: Tensor, estimator: Estimator, temperature: float) -> Float[Tensor, "*n A"]:
-        """mu(o), which the gradient passes; the other arguments are for choices."""
-        return output.tanh()
+        """mu(o) or a draw, which the gradient passes; the other arguments are for choices."""
+        return tanh_gaussian(output, noise)[0] if self.gaussian else output.tanh()
+
+    def drawn(self, output: Tensor, noise: Tensor, estimator: Estimator, temperature: float) -> tuple[Tensor, Tensor]:
+        """A draw from the Gaussian and its log-density, which the gradient passes: `[*n, A]` and `[*n]`."""
+        return tanh_gaussian(output, noise)
+
+    def usual_entropy(self, legal: Tensor | None, share: float) -> float:
+        """What SAC aims at for reals, minus their number (Haarnoja et al. 2018, appendix D); the arguments are for choices."""
+        return -float(self.width)
 
     def greedy(self, output: Tensor) -> Float[Tensor, "*n A"]:
         """mu(o)."""
-        return output.tanh()
+        return tanh_gaussian_mode(output) if self.gaussian else output.tanh()
 
     def uniform(self, noise: Tensor, legal: Tensor | None) -> Float[Tensor, "*n A"]:
         """Uniform on the box, by the normal distribution's own distribution function."""
@@ -135,6 +150,17 @@ class Choices:
         """The same, which the gradient passes by an estimator."""
         return self._each(output, noise, lambda logits, e: estimator(logits, e, temperature))
 
+    def drawn(self, output: Tensor, noise: Tensor, estimator: Estimator, temperature: float) -> tuple[Tensor, Tensor]:
+        """What `climbing` draws `[*n, width]`, and E log pi `[*n]`: no draw, but its mean over all of them."""
+        entropies = [expected_soft_value(torch.zeros_like(block), block, 1.0) for block, _ in self._split(output)]
+        return self.climbing(output, noise, estimator, temperature), -torch.stack(entropies).sum(0)
+
+    def usual_entropy(self, legal: Bool[Tensor, "*n width"] | None, share: float) -> float | Float[Tensor, "*n"]:
+        """A share of the largest, that of equally likely legal options (Christodoulou 2019, arXiv 1910.07207)."""
+        if legal is None:
+            return share * sum(log(size) for size in self.sizes)
+        return share * torch.stack([block.sum(-1).clamp(min=1).log() for block in legal.split(self.sizes, -1)]).sum(0)
+
     def greedy(self, output: Tensor) -> Float[Tensor, "*n width"]:
         """The likeliest of each choice."""
         hot = torch.cat([one_hot(block.argmax(-1), size).float() for block, size in self._split(output)], -1)
@@ -174,14 +200,14 @@ class Choices:
 Actions = Reals | Choices
 
 
-def actions_of(space: Space, who: str) -> Actions:
+def actions_of(space: Space, who: str, gaussian: bool = False) -> Actions:
     """How actions of this space are encoded. Raises GameError, naming who acts, for anything but choices or a vector of bounded reals."""
     if isinstance(space, Discrete):
         return Choices((space.n,))
     if isinstance(space, MultiDiscrete):
         return Choices(space.sizes)
     if isinstance(space, Box):
-        return Reals(*action_bounds(space, who))
+        return Reals(*action_bounds(space, who), gaussian)
     raise GameError(f"{who} chooses from {space}; choices or a vector of bounded reals were expected")
 
 
@@ -193,5 +219,6 @@ def joined(parts: Sequence[Actions], joint: bool) -> Actions:
     if all(isinstance(part, Choices) for part in parts):
         return Choices(tuple(size for part in parts for size in part.sizes), joint)  # type: ignore[union-attr]
     if all(isinstance(part, Reals) for part in parts):
-        return Reals(*(torch.cat([getattr(part, bound) for part in parts]) for bound in ("low", "high")))
+        low, high = (torch.cat([getattr(part, bound) for part in parts]) for bound in ("low", "high"))
+        return Reals(low, high, any(part.gaussian for part in parts))  # type: ignore[union-attr]
     raise GameError("one centralized actor was asked for agents of whom some choose and others give reals; it can do one of both")

@@ -17,7 +17,7 @@ Where we depart from the authors' code
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,11 +27,8 @@ from torch.nn.functional import smooth_l1_loss
 from tutelage.equations.statistics import masked_mean
 from tutelage.experience.trajectory import Batch
 from tutelage.learn.many_agents.actions import ESTIMATORS
-from tutelage.learn.many_agents.nets import Nets, Weights, climbed, of_seeds, outcomes
+from tutelage.learn.many_agents.nets import Cut, Nets, Weights, climbed, of_seeds
 from tutelage.nets.mlp import MLP
-
-if TYPE_CHECKING:
-    from tutelage.learn.many_agents.matd3 import Config
 
 
 def no_bounds(nets: Nets) -> list[Float[Tensor, "_Rs 2"]]:
@@ -63,26 +60,22 @@ def predicted(
 
 
 def model_loss(
-    nets: Nets, systems: Weights, rewards: Weights, batch: Batch, bounds: Sequence[Tensor], config: "Config"
+    nets: Nets, systems: Weights, rewards: Weights, given: Cut, bounds: Sequence[Tensor], config: Any
 ) -> tuple[list[Float[Tensor, "_Rm"]], list[Float[Tensor, "_Rm"]], dict[str, Tensor]]:
     """Losses of F and of G, for each stack of critics whether its actors may look ahead (0 or 1), and metrics `[R]`."""
     view, R = nets.view, nets.members
-    seen, acted, following = (
-        view.seen_by_critics(x, R)
-        for x in (view.observations(batch.observation), view.actions(batch.action), view.observations(batch.next_observation))
-    )
-    reward, _, mask = outcomes(view, batch)
+    seen, acted, following = (view.seen_by_critics(x, R) for x in (given.observations, given.actions, given.following))
     losses: list[Tensor] = []
     gates: list[Tensor] = []
     for i, (system, payer) in enumerate(zip(nets.systems, nets.rewards, strict=True)):
-        alike = len(mask[i]) // system.members[0]  # critics that one model serves see the same: one of them is enough
+        alike = len(given.mask[i]) // system.members[0]  # critics that one model serves see the same: one of them is enough
         s, a, s1 = (x[::alike] for x in (seen[i], acted[i], following[i]))
-        m = mask[i].view(-1, alike, mask[i].shape[1]).amax(1)
+        m = given.mask[i].view(-1, alike, given.mask[i].shape[1]).amax(1)
         error = smooth_l1_loss(predicted(system, systems[i], s, a, bounds[i], view.told), s1, reduction="none").mean(-1)
         loss = masked_mean(error, m)
         gates.append((loss.detach() < config.fork_threshold).float().repeat_interleave(alike))
         paid = payer(rewards[i], torch.cat([seen[i], following[i], acted[i]], -1)).squeeze(-1)
-        losses += [loss, masked_mean((paid - reward[i]).square(), mask[i])]
+        losses += [loss, masked_mean((paid - given.reward[i]).square(), given.mask[i])]
     told = {"loss/system": of_seeds(losses[::2], R), "loss/reward": of_seeds(losses[1::2], R), "fork/share": of_seeds(gates, R)}
     return losses, gates, told
 
@@ -101,7 +94,7 @@ class Ahead:
     """For each stack of critics the least and the greatest entry that its models of the world have seen (`widened`)."""
     noise: Sequence[Sequence[Tensor]]
     """For the actions one step and two steps ahead, by unit."""
-    config: "Config"
+    config: Any
 
     def value(self, i: int, seen: Tensor, acted: Tensor) -> Float[Tensor, "_Rm _N"]:
         """G(s, s1, a) + gamma G(s1, s2, a1) + gamma^2 Q(s2, a2) for what critics i were shown; models and critics get no gradient."""
@@ -114,7 +107,7 @@ class Ahead:
                 following = predicted(system, F, seen, acted, self.bounds[i], nets.view.told)
             total = total + gamma**step * payer(G, torch.cat([seen, following, acted], -1)).squeeze(-1)
             seen, acted = following, self._act(i, following, self.noise[step])
-        return total + gamma**2 * climbed(nets.critics[i], self.critics[i], seen, acted, self.config.minimum_actor)
+        return total + gamma**2 * climbed(nets.critics[i], self.critics[i], torch.cat([seen, acted], -1), self.config.minimum_actor)
 
     def _act(self, i: int, seen: Float[Tensor, "_Rm _N _S"], noise: Sequence[Tensor]) -> Float[Tensor, "_Rm _N _A"]:
         """What everybody whom critics i see does there; the gradient reaches a critic's own agent only."""

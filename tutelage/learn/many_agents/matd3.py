@@ -33,7 +33,7 @@ from tutelage.experience.trajectory import Batch
 from tutelage.games.spec import Players
 from tutelage.learn.many_agents import fork
 from tutelage.learn.many_agents.actions import ESTIMATORS
-from tutelage.learn.many_agents.nets import Nets, Weights, climbed, of_seeds, outcomes, values
+from tutelage.learn.many_agents.nets import Cut, Nets, Weights, climbed, cut, of_seeds, values
 from tutelage.learn.many_agents.schemes import Scheme
 from tutelage.learn.many_agents.teams import Teams
 
@@ -119,7 +119,7 @@ class MATD4(Config):
 
 
 def critic_loss(
-    nets: Nets, critics: Weights, critic_targets: Weights, actor_targets: Weights, batch: Batch, noise: Sequence[Tensor], config: Config
+    nets: Nets, critics: Weights, critic_targets: Weights, actor_targets: Weights, given: Cut, noise: Sequence[Tensor], config: Config
 ) -> tuple[list[Float[Tensor, "_Rm"]], dict[str, Tensor]]:
     """sum_j (Q_j - y)^2 of each critic,   y^i = r^i + gamma min_j Q'_j^i(w', a'),   a' of *all* agents by their target policies.
 
@@ -127,31 +127,26 @@ def critic_loss(
     """
     view, R = nets.view, nets.members
     with torch.no_grad():
-        observations = view.observations(batch.next_observation)
         ahead: list[Tensor] = []
         for unit, actor, weights, seen, e, legal in zip(
-            view.units, nets.actors, actor_targets, observations, noise, view.legal(batch.next_legal), strict=True
+            view.units, nets.actors, actor_targets, given.following, noise, given.next_legal, strict=True
         ):
             output = unit.actions.masked(actor(weights, seen), legal)
             ahead.append(unit.actions.perturbed(output, e, config.target_noise, config.target_noise_clip))
-        shown = zip(view.seen_by_critics(observations, R), view.seen_by_critics(ahead, R), strict=True)
-        next_q = [values(critic, w, *x).amin(1) for critic, w, x in zip(nets.critics, critic_targets, shown, strict=True)]
-    rewards, terminated, mask = outcomes(view, batch)
-    shown = zip(
-        view.seen_by_critics(view.observations(batch.observation), R), view.seen_by_critics(view.actions(batch.action), R), strict=True
-    )
+        shown = zip(nets.critics, critic_targets, view.pairs(given.following, ahead, R), strict=True)
+        next_q = [values(critic, weights, pair).amin(1) for critic, weights, pair in shown]
     losses: list[Tensor] = []
     q_mean: list[Tensor] = []
-    for i, (critic, weights, x) in enumerate(zip(nets.critics, critics, shown, strict=True)):
-        target = q_target(rewards[i], next_q[i], terminated[i], config.discount)
-        q = values(critic, weights, *x)
-        losses.append(masked_mean((q - target[:, None]).square().sum(1), mask[i]))
+    for i, (critic, weights, pair) in enumerate(zip(nets.critics, critics, view.pairs(given.observations, given.actions, R), strict=True)):
+        target = q_target(given.reward[i], next_q[i], given.terminated[i], config.discount)
+        q = values(critic, weights, pair)
+        losses.append(masked_mean((q - target[:, None]).square().sum(1), given.mask[i]))
         q_mean.append(q.detach().mean((1, 2)))
     return losses, {"loss/critic": of_seeds(losses, R), "q": of_seeds(q_mean, R)}
 
 
 def actor_loss(
-    nets: Nets, actors: Weights, critics: Weights, batch: Batch, noise: Sequence[Tensor], config: Config, ahead: fork.Ahead | None = None
+    nets: Nets, actors: Weights, critics: Weights, given: Cut, noise: Sequence[Tensor], config: Config, ahead: fork.Ahead | None = None
 ) -> tuple[list[Float[Tensor, "_Rn"]], dict[str, Tensor]]:
     """-Q^i(w, a) of each agent with its own action fresh, plus a little of its squared raw output. Metrics `[R]`.
 
@@ -159,24 +154,22 @@ def actor_loss(
     ahead: what `fork` adds.
     """
     view, R = nets.view, nets.members
-    observations, legal = view.observations(batch.observation), view.legal(batch.legal)
     estimator, _ = ESTIMATORS[config.estimator]
     fresh: list[Tensor] = []
     penalties: list[Tensor] = []
-    for unit, actor, weights, seen, e, allowed in zip(view.units, nets.actors, actors, observations, noise, legal, strict=True):
+    for unit, actor, weights, seen, e, allowed in zip(view.units, nets.actors, actors, given.observations, noise, given.legal, strict=True):
         output = actor(weights, seen)
         penalties.append(output.square().mean(-1))
         fresh.append(unit.actions.climbing(unit.actions.masked(output, allowed), e, estimator, config.temperature))
-    others = [action.detach() for action in fresh] if config.soft else view.actions(batch.action)
-    *_, mask = outcomes(view, batch)
+    others = [action.detach() for action in fresh] if config.soft else given.actions
     losses: list[Tensor] = []
-    shown = zip(view.seen_by_critics(observations, R), view.own_turn(fresh, others, R), strict=True)
+    shown = zip(view.seen_by_critics(given.observations, R), view.own_turn(fresh, others, R), strict=True)
     for i, (critic, weights, (seen, acted)) in enumerate(zip(nets.critics, critics, shown, strict=True)):
-        climb = climbed(critic, weights, seen, acted, config.minimum_actor)
+        climb = climbed(critic, weights, torch.cat([seen, acted], -1), config.minimum_actor)
         if ahead is not None:
             climb = climb + config.fork_weight * ahead.gates[i][:, None] * ahead.value(i, seen, acted)
-        losses.append(-masked_mean(climb, mask[i]))
-    small = [config.output_penalty * masked_mean(x, m) for x, m in zip(penalties, view.of_units(mask, R), strict=True)]
+        losses.append(-masked_mean(climb, given.mask[i]))
+    small = [config.output_penalty * masked_mean(x, m) for x, m in zip(penalties, view.of_units(given.mask, R), strict=True)]
     return [*losses, *small], {"loss/actor": of_seeds(losses, R)}
 
 
@@ -197,14 +190,15 @@ def matd3_loss(
     """
     c, m = len(nets.critics), len(nets.systems)
     critics, systems, rewards, actors = groups[:c], groups[c : c + m], groups[c + m : c + 2 * m], groups[c + 2 * m :]
-    losses, metrics = critic_loss(nets, critics, targets[:c], targets[c:], batch, noise[0], config)
+    given = cut(nets.view, batch)
+    losses, metrics = critic_loss(nets, critics, targets[:c], targets[c:], given, noise[0], config)
     ahead = None
     if config.fork:
-        more, gates, told = fork.model_loss(nets, systems, rewards, batch, bounds, config)
+        more, gates, told = fork.model_loss(nets, systems, rewards, given, bounds, config)
         losses, metrics = losses + more, metrics | told
         ahead = fork.Ahead(nets, systems, rewards, critics, actors, gates, bounds, noise[2:], config)
     if climb:
-        more, told = actor_loss(nets, actors, critics, batch, noise[1], config, ahead)
+        more, told = actor_loss(nets, actors, critics, given, noise[1], config, ahead)
         losses, metrics = losses + more, metrics | told
     return torch.cat(losses), metrics
 

@@ -41,18 +41,40 @@ def make_nets(view: View, members: int, hidden: tuple[int, ...], twins: int, mod
     return Nets(view, members, actors, critics, systems, rewards)
 
 
-def values(critic: MLP, weights: Mapping[str, Tensor], seen: Tensor, acted: Tensor) -> Float[Tensor, "_Rm _C _N"]:
-    """Q_1 .. Q_C of what a stack of critics is shown."""
-    pair = torch.cat([seen, acted], -1)[:, None]
-    return critic(weights, pair.expand(-1, critic.members[1], -1, -1)).squeeze(-1)
+def values(critic: MLP, weights: Mapping[str, Tensor], pair: Float[Tensor, "_Rm _N _W"]) -> Float[Tensor, "_Rm _C _N"]:
+    """Q_1 .. Q_C of what a stack of critics is shown, observations and actions side by side."""
+    return critic(weights, pair[:, None].expand(-1, critic.members[1], -1, -1)).squeeze(-1)
 
 
-def climbed(critic: MLP, weights: Mapping[str, Tensor], seen: Tensor, acted: Tensor, minimum: bool) -> Float[Tensor, "_Rm _N"]:
+def climbed(critic: MLP, weights: Mapping[str, Tensor], pair: Float[Tensor, "_Rm _N _W"], minimum: bool) -> Float[Tensor, "_Rm _N"]:
     """What an actor climbs, Q_1 or min_j Q_j; the critics get no gradient."""
     if minimum:
-        return values(critic, {name: weight.detach() for name, weight in weights.items()}, seen, acted).amin(1)
+        return values(critic, {name: weight.detach() for name, weight in weights.items()}, pair).amin(1)
     first = {name: weight[:, 0].detach() for name, weight in weights.items()}
-    return MLP(critic.sizes, critic.members[:1])(first, torch.cat([seen, acted], -1)).squeeze(-1)
+    return MLP(critic.sizes, critic.members[:1])(first, pair).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A batch as a team's learners see it: per unit, and rewards, ends and masks per stack of critics."""
+
+    observations: list[Tensor]
+    actions: list[Tensor]
+    """Encoded."""
+    following: list[Tensor]
+    """Observations of the true successor."""
+    legal: list[Tensor | None]
+    next_legal: list[Tensor | None]
+    reward: list[Tensor]
+    terminated: list[Tensor]
+    mask: list[Tensor]
+
+
+def cut(view: View, batch: Batch) -> Cut:
+    """Every loss of an update reads the same one: cutting takes as long as a small net."""
+    observations, following = view.observations(batch.observation), view.observations(batch.next_observation)
+    legal = view.legal(batch.legal), view.legal(batch.next_legal)
+    return Cut(observations, view.actions(batch.action), following, *legal, *outcomes(view, batch))
 
 
 def outcomes(view: View, batch: Batch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

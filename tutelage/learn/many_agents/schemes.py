@@ -64,13 +64,23 @@ class Unit:
 class View:
     """A team under a scheme."""
 
-    def __init__(self, players: Players, team: Sequence[int], scheme: Scheme, agent_id: bool = False, joint_head: bool = False) -> None:
+    def __init__(
+        self,
+        players: Players,
+        team: Sequence[int],
+        scheme: Scheme,
+        agent_id: bool = False,
+        joint_head: bool = False,
+        gaussian: bool = False,
+    ) -> None:
         """agent_id: under shared, a one-hot vector says who asks. joint_head: under centralized, one logit for each joint choice.
+
+        gaussian: actors give distributions of reals, not reals.
 
         Raises GameError for a scheme that the team cannot have, saying which agents differ.
         """
         self.scheme, self.team = scheme, tuple(team)
-        self.parts, spaces = _parts(players, self.team)
+        self.parts, spaces = _parts(players, self.team, gaussian)
         self.order = [agent for part in self.parts for agent in part.agents]
         """The team's agents in the order of the units."""
         n = len(self.order)
@@ -167,12 +177,18 @@ class View:
             return [own.flatten(0, 1)]
         return [piece.flatten(0, 1) for piece in own.split([u.learners for u in self.units], 1)]
 
-    def of_units(self, of_critics: Sequence[Float[Tensor, "_Rm _N"]], members: int) -> list[Float[Tensor, "_Rn _N"]]:
+    def of_units(self, of_critics: Sequence[Float[Tensor, "_Rm *_N"]], members: int) -> list[Float[Tensor, "_Rn *_N"]]:
         """What `each` gives, for each unit instead of each stack of critics."""
         if not self.joint:
             return list(of_critics)
         pieces = of_critics[0].unflatten(0, (members, -1)).split([u.learners for u in self.units], 1)
         return [piece.flatten(0, 1) for piece in pieces]
+
+    def of_critics(self, of_units: Sequence[Float[Tensor, "_Rn _N"]], members: int) -> list[Float[Tensor, "_Rm _N"]]:
+        """The inverse of `of_units`."""
+        if not self.joint:
+            return list(of_units)
+        return [torch.cat([x.unflatten(0, (members, -1)) for x in of_units], 1).flatten(0, 1)]
 
     def together(self, per_unit: Sequence[Float[Tensor, "_Rn _N _w"]], members: int) -> Float[Tensor, "R N W"]:
         """All of a team side by side."""
@@ -184,6 +200,15 @@ class View:
             return list(per_unit)
         everything = self.together(per_unit, members)
         return [everything[:, None].expand(-1, self.critics[0][0], -1, -1).flatten(0, 1)]
+
+    def pairs(
+        self, observations: Sequence[Float[Tensor, "_Rn _N _D"]], actions: Sequence[Float[Tensor, "_Rn _N _a"]], members: int
+    ) -> list[Float[Tensor, "_Rm _N _W"]]:
+        """What each stack of critics judges, observations and actions side by side; under ct-de the same for all, joined only once."""
+        if not self.joint:
+            return [torch.cat(pair, -1) for pair in zip(observations, actions, strict=True)]
+        both = torch.cat([self.together(observations, members), self.together(actions, members)], -1)
+        return [both[:, None].expand(-1, self.critics[0][0], -1, -1).flatten(0, 1)]
 
     def own_turn(
         self, own: Sequence[Float[Tensor, "_Rn _N _a"]], others: Sequence[Float[Tensor, "_Rn _N _a"]], members: int
@@ -201,14 +226,14 @@ class View:
         return [torch.cat(blocks, -1).flatten(0, 1)]
 
 
-def _parts(players: Players, team: tuple[int, ...]) -> tuple[list[Part], list[tuple[Space, Space]]]:
+def _parts(players: Players, team: tuple[int, ...], gaussian: bool) -> tuple[list[Part], list[tuple[Space, Space]]]:
     """The team cut by groups, and the spaces of each part."""
     parts: list[Part] = []
     spaces: list[tuple[Space, Space]] = []
     seen = acted = legal = 0
     for group in players.groups:
         names = ", ".join(players.names[agent] for agent in group.agents)
-        width, actions = flat_width(group.observation_space), actions_of(group.action_space, names)
+        width, actions = flat_width(group.observation_space), actions_of(group.action_space, names, gaussian)
         choices = legal_width(group.action_space)
         own = [(i, agent) for i, agent in enumerate(group.agents) if agent in team]
 

@@ -1,5 +1,6 @@
 """The teams of a game, each with nets and updates of its own, as one learner: joint observations go in, joint actions come out."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from tutelage.learn.many_agents import fork
 from tutelage.learn.many_agents.actions import ESTIMATORS, Choices
 from tutelage.learn.many_agents.nets import make_nets
 from tutelage.learn.many_agents.schemes import View
+from tutelage.nets.adam import StackedAdam
+from tutelage.nets.parameters import Parameters
 from tutelage.nets.recurrent import Carry
 from tutelage.nets.training import Group, TrainState, Update
 
@@ -27,8 +30,10 @@ TeamLoss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 class Team:
     """R stacked learners of one team: nets, optimizers, updates, and how they play."""
 
-    def __init__(self, config: Any, view: View, generators: Sequence[Generator], device: torch.device, loss: TeamLoss) -> None:
-        """generators: one per seed."""
+    def __init__(
+        self, config: Any, view: View, generators: Sequence[Generator], device: torch.device, loss: TeamLoss, entropy: bool = False
+    ) -> None:
+        """generators: one per seed. entropy: actors have a temperature each, and no targets (SAC)."""
         self.config, self.view, self.generators, self.device, R = config, view, generators, device, len(generators)
         self._loss_of_team = loss
         self.nets = make_nets(view, R, config.hidden, 1 + config.twin_critics, config.fork)
@@ -37,7 +42,12 @@ class Team:
             for i, net in enumerate(getattr(self.nets, kind)):
                 own = [g for g in generators for _ in range(net.members[0] // R)]
                 groups[f"{kind}_{i}"] = Group.of(net, own, config.learning_rate, device, config.max_grad_norm)
-        followed = [name for name in groups if name.startswith(("critics", "actors"))]
+        if entropy:
+            for i, net in enumerate(self.nets.actors):
+                log_temperature = Parameters({"log_temperature": net.members}, device)
+                log_temperature.flat.fill_(math.log(config.initial_temperature))
+                groups[f"temperatures_{i}"] = Group(log_temperature, StackedAdam(log_temperature, config.temperature_learning_rate))
+        followed = [name for name in groups if name.startswith("critics" if entropy else ("critics", "actors"))]
         self.train = TrainState(groups, followed, generators)
         self.bounds = [x.to(device) for x in fork.no_bounds(self.nets)]
         own, targets = list(groups.values()), list(self.train.targets.values())
@@ -103,13 +113,21 @@ class Team:
 class Teams:
     """Learns off policy from one replay of joint transitions; every team draws batches of its own from it."""
 
-    def __init__(self, config: Any, players: Players, generators: Sequence[Generator], device: torch.device | str, loss: TeamLoss) -> None:
-        """loss: what every team descends. Raises what `View` raises."""
+    def __init__(
+        self,
+        config: Any,
+        players: Players,
+        generators: Sequence[Generator],
+        device: torch.device | str,
+        loss: TeamLoss,
+        entropy: bool = False,
+    ) -> None:
+        """loss: what every team descends. entropy: as Team has it; actors give distributions of reals. Raises what `View` raises."""
         self.config, self.players, self.generators, self.device = config, players, list(generators), torch.device(device)
         self.observation_width, self.action_width = flat_width(players.observation_space), action_width(players.action_space)
         teams = (tuple(range(len(players.names))),) if config.one_team else players.teams
-        views = [View(players, team, config.scheme, config.agent_id, config.joint_head) for team in teams]
-        self.teams = [Team(config, view, self.generators, self.device, loss) for view in views]
+        views = [View(players, team, config.scheme, config.agent_id, config.joint_head, gaussian=entropy) for team in teams]
+        self.teams = [Team(config, view, self.generators, self.device, loss, entropy) for view in views]
 
     def experience(self, steps: int, copies: int) -> Replay:
         """An empty replay for a run of so many steps."""
