@@ -1,7 +1,7 @@
 """Labels as JSON lines: to look at, to send to somebody, to bring in from elsewhere.
 
-One JSON object per line. `type` says what it is (segment, query or judgement); the other fields are those of SegmentRecord,
-Query and Judgement. Export writes queries beside judgements, so that a file stands on its own; import takes any such file.
+One JSON object per line. `type` says what it is (segment, text, query or judgement); the other fields are those of SegmentRecord,
+TextRecord, Query and Judgement. Export writes queries beside judgements, so that a file stands on its own; import takes any such file.
 """
 
 import codecs
@@ -13,10 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-from tutelage.feedback.query import FeedbackError, Judgement, Query, Row, SegmentRecord, from_row, to_row
+from tutelage.feedback.query import FeedbackError, Judgement, Query, Row, SegmentRecord, TextRecord, from_row, to_row
 from tutelage.feedback.store import Store
 
-TYPES: Mapping[str, type[Row]] = MappingProxyType({"segment": SegmentRecord, "query": Query, "judgement": Judgement})
+TYPES: Mapping[str, type[Row]] = MappingProxyType({"segment": SegmentRecord, "text": TextRecord, "query": Query, "judgement": Judgement})
 
 _SHOWN_ERRORS = 20
 
@@ -77,8 +77,8 @@ def export_labels(store: Store, path: str | Path, groups: Sequence[str] | None =
     wanted = [None] if groups is None else groups
     queries = [query for group in wanted for query in store.queries(group, until=head)]
     judgements = [judgement for group in wanted for judgement in store.judgements(group, until=head)]
-    segments = store.segments(list(dict.fromkeys(item for query in queries for item in query.items)))
-    return export_rows([*segments, *queries, *judgements], path)
+    items = list(dict.fromkeys(item for query in queries for item in (*query.items, query.prompt) if item is not None))
+    return export_rows([*store.segments(items), *store.texts(items), *queries, *judgements], path)
 
 
 def export_rows(rows: Sequence[Row], path: str | Path) -> int:
