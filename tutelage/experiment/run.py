@@ -115,7 +115,7 @@ class Experiment:
         config, seed = self.config, self.seeds[index]
         if self._custom_raters is not None:
             return self._custom_raters(seed)
-        if config.rater == "store":
+        if config.rater != "oracle":
             return StoreRater(self.store, group)
         if config.teacher not in TEACHERS:
             raise ConfigError(f'teacher "{config.teacher}" is none of {", ".join(TEACHERS)}')

@@ -101,22 +101,26 @@ class Queue:
                 raise QueueFull(f'{waiting} queries of "{group}" wait for an answer and {limit} may; submit again when some are answered')
         return self.store.add(queries)
 
-    def lease(self, rater: str, count: int = 1, holding: Sequence[str] = (), group: str | None = None) -> list[Task]:
+    def lease(
+        self, rater: str, count: int = 1, holding: Sequence[str] = (), group: str | None = None, kind: str | None = None
+    ) -> list[Task]:
         """Up to `count` tasks for this rater; fewer where nothing else waits.
 
         holding: queries that the rater has on screen or prefetched: their leases begin anew and they are not given again.
-        What else is leased to the rater (a page was closed and opened again) comes first. group: of this one only.
+        What else is leased to the rater (a page was closed and opened again) comes first. group, kind: of this one only.
         """
         now, tasks = self.clock(), list[Task]()
         with self.store.transaction(write=True) as connection:
             self.store.next_number(connection)  # two servers on one database take turns
             connection.execute(sa.delete(LEASES).where(LEASES.c.expires_at <= now))
             own = sa.select(LEASES.c.query).join(QUERIES, QUERIES.c.id == LEASES.c.query).where(LEASES.c.rater == rater)
-            leased = list(connection.execute(own if group is None else own.where(QUERIES.c.group == group)).scalars())
-            chosen = [query for query in leased if query not in holding][:count]
-            held = len(leased)
+            held = len(list(connection.execute(own).scalars()))
+            only = [QUERIES.c.group == group] if group is not None else []
+            only += [QUERIES.c.kind == kind] if kind is not None else []
+            again = own.where(*only, QUERIES.c.id.not_in(list(holding))).order_by(QUERIES.c.policy_step.desc(), QUERIES.c.commit_number)
+            chosen = list(connection.execute(again.limit(count)).scalars())
             while len(chosen) < count and held < MOST_LEASES:
-                query = self._choose(connection, rater, held, group)
+                query = self._choose(connection, rater, held, only)
                 if query is None:
                     break
                 connection.execute(sa.insert(LEASES).values(query=query, rater=rater, expires_at=now + self.lease_seconds))
@@ -227,6 +231,13 @@ class Queue:
             rows = connection.execute(select if group is None else select.where(QUERIES.c.group == group))
             return {row[0]: row[1] for row in rows}
 
+    def seconds_per_answer(self, rater: str) -> list[float]:
+        """How long this rater took for each answer that both times are known of, oldest first; what replaced another is left out."""
+        timed = (JUDGEMENTS.c.rater == rater, JUDGEMENTS.c.supersedes.is_(None), JUDGEMENTS.c.answered_at > JUDGEMENTS.c.shown_at)
+        select = sa.select(JUDGEMENTS.c.answered_at - JUDGEMENTS.c.shown_at).where(*timed).order_by(JUDGEMENTS.c.commit_number)
+        with self.store.transaction() as connection:
+            return list(connection.execute(select).scalars())
+
     def waiting(self, count: int) -> list[Query]:
         """The next queries, in the order in which raters will be asked."""
         select = sa.select(WAITING.c.query).order_by(WAITING.c.turn, WAITING.c.commit_number).limit(count)
@@ -235,7 +246,7 @@ class Queue:
             found = {query.id: query for query in self.store.queries_within(connection, names)}
         return [found[name] for name in names]
 
-    def _choose(self, connection: sa.Connection, rater: str, held: int, group: str | None) -> str | None:
+    def _choose(self, connection: sa.Connection, rater: str, held: int, only: Sequence[sa.ColumnElement[bool]]) -> str | None:
         """The next query for a rater who holds so many: a waiting one, or in its place a gold question or a repeat."""
         counted = sa.select(QUERIES.c.group, sa.func.count(JUDGEMENTS.c.query.distinct())).join(QUERIES).where(JUDGEMENTS.c.rater == rater)
         answered = {name: int(n) for name, n in connection.execute(counted.group_by(QUERIES.c.group))}
@@ -247,7 +258,8 @@ class Queue:
         others = sa.select(sa.func.count()).where(LEASES.c.query == WAITING.c.query).scalar_subquery()
         given = sa.select(sa.func.count(JUDGEMENTS.c.rater.distinct())).where(JUDGEMENTS.c.query == WAITING.c.query).scalar_subquery()
         free = (
-            sa.select(WAITING.c.query, WAITING.c.group)
+            sa.select(WAITING.c.query, WAITING.c.group, QUERIES.c.kind)
+            .join(QUERIES, QUERIES.c.id == WAITING.c.query)
             .join(PROJECTS, PROJECTS.c.group == WAITING.c.group, isouter=True)
             .where(
                 sa.func.coalesce(PROJECTS.c.paused, False).is_(False),
@@ -259,26 +271,27 @@ class Queue:
             .order_by(WAITING.c.turn, WAITING.c.commit_number)
             .limit(1)
         )
-        next_one = connection.execute(free if group is None else free.where(WAITING.c.group == group)).first()
+        next_one = connection.execute(free.where(*only)).first()
         if next_one is None:
             return None  # the lesson is over, or rests: nobody is kept busy with repeats alone
-        plain, own = next_one
+        plain, own, kind = next_one
         row = connection.execute(sa.select(PROJECTS).where(PROJECTS.c.group == own)).first()
         project = Project(own) if row is None else Project(**row._asdict())
         draw = chance(rater, str(sum(answered.values()) + held))
         instead = None
         if draw < project.gold:
-            instead = self._gold(connection, rater, own)
+            instead = self._gold(connection, rater, own, kind)
         elif draw < project.gold + project.repeats:
-            instead = self._repeat(connection, rater, own)
+            instead = self._repeat(connection, rater, own, kind)
         return plain if instead is None else instead
 
-    def _gold(self, connection: sa.Connection, rater: str, group: str) -> str | None:
+    def _gold(self, connection: sa.Connection, rater: str, group: str, kind: str) -> str | None:
         unmet = (
             sa.select(GOLD.c.query)
             .join(QUERIES, QUERIES.c.id == GOLD.c.query)
             .where(
                 QUERIES.c.group == group,
+                QUERIES.c.kind == kind,
                 ~sa.exists().where(JUDGEMENTS.c.query == GOLD.c.query, JUDGEMENTS.c.rater == rater),
                 ~sa.exists().where(LEASES.c.query == GOLD.c.query, LEASES.c.rater == rater),
             )
@@ -287,13 +300,13 @@ class Queue:
         )
         return connection.execute(unmet).scalar()
 
-    def _repeat(self, connection: sa.Connection, rater: str, group: str) -> str | None:
+    def _repeat(self, connection: sa.Connection, rater: str, group: str, kind: str) -> str | None:
         """A new query with the items of one that this rater answered a while ago and has not met again."""
         known = sa.select(REPEATS.c.original).where(REPEATS.c.rater == rater)
         before = (
             sa.select(JUDGEMENTS.c.query)
             .join(QUERIES)
-            .where(JUDGEMENTS.c.rater == rater, QUERIES.c.group == group, QUERIES.c.sampler != REPEAT)
+            .where(JUDGEMENTS.c.rater == rater, QUERIES.c.group == group, QUERIES.c.kind == kind, QUERIES.c.sampler != REPEAT)
             .order_by(JUDGEMENTS.c.commit_number.desc())
         )
         earlier = before.offset(REPEAT_AFTER).subquery()

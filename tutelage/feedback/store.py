@@ -60,6 +60,10 @@ class StoreError(FeedbackError):
     """The store refuses, or its database does; one sentence: what was given, what was expected, where."""
 
 
+class StoreFailure(StoreError):
+    """The database itself failed: what was asked may be asked again later."""
+
+
 def file_url(path: Path) -> sa.URL:
     """The URL of a SQLite store in a file, whatever characters its path has."""
     return sa.URL.create("sqlite", database=str(path.resolve()))
@@ -252,14 +256,14 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self, write: bool = False) -> Iterator[sa.Connection]:
-        """A connection whose changes are committed together at the end. Raises StoreError when the database fails."""
+        """A connection whose changes are committed together at the end. Raises StoreFailure when the database fails."""
         # SQLite lets waiting writers sleep and look again; threads of one process pass the turn on at once.
         turn = self._writing if write else contextlib.nullcontext()
         try:
             with turn, self.engine.connect().execution_options(tutelage_write=write) as connection, connection.begin():
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(f"the store {self.name} failed: {_reason(error)}") from error
+            raise StoreFailure(f"the store {self.name} failed: {_reason(error)}") from error
 
     def _check_sqlite(self, create: bool) -> None:
         file = self.url.database
