@@ -30,7 +30,7 @@ bench: $(READY) ## speed beside the peers, each in an environment of its own und
 	$(RUN) benchmarks/run.py
 
 reliability: $(READY) ## the full counts of kills and resumes; appends to benchmarks/results/reliability.jsonl
-	TUTELAGE_KILLS=30 TUTELAGE_SAVE_KILLS=200 TUTELAGE_LABEL_KILLS=100 TUTELAGE_RELIABILITY_ROW=1 $(RUN) -m pytest tests/reliability
+	TUTELAGE_KILLS=30 TUTELAGE_SAVE_KILLS=200 TUTELAGE_LABEL_KILLS=100 TUTELAGE_ROOM_KILLS=200 TUTELAGE_RELIABILITY_ROW=1 $(RUN) -m pytest tests/reliability
 
 # A torch that satisfies pyproject's range is kept, whichever build it is: a .venv sees the interpreter's own torch when there
 # is one, and the constraint on torch is dropped.

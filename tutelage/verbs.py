@@ -4,12 +4,12 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -67,7 +67,7 @@ def _page_opener(config: RunConfig, opened: contextlib.ExitStack) -> Callable[[P
         return None
 
     def begin(out: Path) -> None:
-        page = subprocess.Popen([sys.executable, "-m", "tutelage.cli", "rate", str(out)])
+        page = Popen([sys.executable, "-m", "tutelage.cli", "rate", str(out)])
         opened.callback(page.wait)
         opened.callback(page.terminate)
 

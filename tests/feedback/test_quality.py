@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 
-from tutelage.feedback.quality import error_rates, krippendorff, quality_of
+from tutelage.feedback.quality import krippendorff, quality_of, rater_errors
 from tutelage.feedback.query import Judgement
 
 
@@ -46,19 +46,21 @@ class TestAlpha:
         assert krippendorff([["l", "l"], ["l", "l"]]) is None
 
 
-def test_error_rates_are_found_without_the_truth():
+def test_rater_errors_are_found_without_the_truth():
     chance = random.Random(1)
     true = {"ann": 0.05, "bob": 0.1, "cyd": 0.3}
     answers: dict[str, dict[str, str]] = {}
     for number in range(2000):
         better, worse = chance.sample(["left", "right"], 2)
         answers[str(number)] = {rater: worse if chance.random() < rate else better for rater, rate in true.items()}
-    assert error_rates(answers) == pytest.approx(true, abs=0.03)
-    assert error_rates({"q": {"ann": "left"}, "r": {"bob": "tie"}}) == {"ann": 0.1}
+    assert rater_errors(answers) == pytest.approx(true, abs=0.03)
+    assert rater_errors({"q": {"ann": "left"}, "r": {"bob": "tie"}}) == {"ann": 0.1}
 
 
-def judgement(number: int, rater: str, answer: str, order: tuple[int, int] = (0, 1), query: str | None = None, **more: str) -> Judgement:
-    return Judgement(f"{rater}-{number}", query or f"q{number}", rater, answer, order, 10.0 * number, 10.0 * number + 4.0, **more)
+def judgement(
+    number: int, rater: str, answer: str, order: tuple[int, int] = (0, 1), query: str | None = None, supersedes: str | None = None
+) -> Judgement:
+    return Judgement(f"{rater}-{number}", query or f"q{number}", rater, answer, order, 10.0 * number, 10.0 * number + 4.0, supersedes)
 
 
 def test_habits_show():
@@ -74,4 +76,4 @@ def test_habits_show():
     assert ann.gold == 0.5 and ann.repeats == 0.5 and ann.median_seconds == 4.0
     assert found.agreement == {"ann, bob": 1.0, "ann, cyd": 0.75, "bob, cyd": 0.75}
     assert cyd.ties == 0.25 and cyd.drift == pytest.approx(0.5)  # the later half agrees throughout, the earlier one in 25 of 50
-    assert cyd.error_rate < 0.1 and found.alpha is not None and 0.6 < found.alpha < 1.0
+    assert cyd.rater_error < 0.1 and found.alpha is not None and 0.6 < found.alpha < 1.0

@@ -53,7 +53,7 @@ def plain(queue: Queue, **settings: object) -> None:
 
 
 def names(queue: Queue, rater: str, count: int = 1, **more: object) -> list[str]:
-    return [task.query.id for task in queue.lease(rater, count, **more)]  # type: ignore[arg-type]
+    return [lease.query.id for lease in queue.lease(rater, count, **more)]  # type: ignore[arg-type]
 
 
 class TestLeases:
@@ -198,14 +198,14 @@ class TestConsistency:
         queue.set_project(Project("run", repeats=0.1, gold=0.0))
         queue.submit([query(number) for number in range(300)])
         asked: list[Query] = []
-        while tasks := queue.lease("ann"):
-            asked.append(tasks[0].query)
-            queue.answer(Judgement(f"j{len(asked)}", tasks[0].query.id, "ann", "left"))
-        repeats, originals = queue.repeats("run"), {task.id: position for position, task in enumerate(asked)}
+        while leases := queue.lease("ann"):
+            asked.append(leases[0].query)
+            queue.answer(Judgement(f"j{len(asked)}", leases[0].query.id, "ann", "left"))
+        repeats, originals = queue.repeats("run"), {lease.id: position for position, lease in enumerate(asked)}
         assert 20 <= len(repeats) <= 45
         assert len(asked) == 300 + len(repeats) and len(set(repeats.values())) == len(repeats)
         assert all(originals[repeat] - originals[original] > 10 for repeat, original in repeats.items())
-        assert {task.sampler for task in asked if task.id in repeats} == {REPEAT}
+        assert {lease.sampler for lease in asked if lease.id in repeats} == {REPEAT}
         assert queue.progress("run").asked == 300
         assert names(queue, "bob") == []
 
@@ -213,8 +213,8 @@ class TestConsistency:
         queue.set_project(Project("run", repeats=0.5, gold=0.0))
         queue.submit([query(number) for number in range(60)])
         while not queue.repeats():
-            (task,) = queue.lease("ann")
-            queue.answer(judgement(task.query.id)) if task.query.sampler != REPEAT else None
+            (lease,) = queue.lease("ann")
+            queue.answer(judgement(lease.query.id)) if lease.query.sampler != REPEAT else None
         (repeat,) = queue.repeats()
         assert repeat not in names(queue, "bob", 30)
         with pytest.raises(StoreError, match='asks another rater again; it is not for "bob"'):

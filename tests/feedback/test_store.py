@@ -185,15 +185,15 @@ def test_a_reader_misses_nothing_of_many_writers(url: str):
                     store.add([judgement(f"{writer}-{n}")])
 
         with ThreadPoolExecutor(writers) as threads:
-            tasks = [threads.submit(write, writer) for writer in range(writers)]
+            leases = [threads.submit(write, writer) for writer in range(writers)]
             while not done.is_set():
-                if all(task.done() for task in tasks):
+                if all(lease.done() for lease in leases):
                     done.set()
                 head = reader.head()
                 seen += [j.id for j in reader.judgements(after=cursor, until=head)]
                 cursor = head
-            for task in tasks:
-                task.result()
+            for lease in leases:
+                lease.result()
         assert len(seen) == writers * each == len(set(seen))
         assert cursor == 1 + writers * each
 
@@ -254,7 +254,7 @@ def test_a_store_of_the_first_version_grows(url: str):
     engine.dispose()
     with Store(url, create=False) as store:
         assert store.judgements() == [Judgement("1", "answered", "ann", "left")]
-        assert [task.query.id for task in Queue(store).lease("bob", 5)] == ["open"]
+        assert [lease.query.id for lease in Queue(store).lease("bob", 5)] == ["open"]
 
 
 def test_a_newer_store_is_refused_untouched(url: str):

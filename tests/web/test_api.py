@@ -69,7 +69,7 @@ def test_what_was_sent_without_an_acknowledgement_is_there_once(lab: Lab):
     judge.answer([Judgement(f"j{n}", query.id, "-", "left") for n, query in enumerate(queries)])
     assert [j.id for j in lab.room.store.judgements()] == ["j0", "j1", "j2", "j3"]
     with pytest.raises(ClientError, match="cannot be reached: the line is dead"):
-        client(lab, "ann", "rater", lost=1000, patience=0.2).tasks()
+        client(lab, "ann", "rater", lost=1000, patience=0.2).leases()
 
 
 def test_too_many_waiting_queries_push_back(lab: Lab):
@@ -87,9 +87,9 @@ def test_too_many_waiting_queries_push_back(lab: Lab):
 def test_tasks_say_in_which_order_to_show_and_how_to_judge(lab: Lab):
     (query,) = lab.ask(kind="rank")
     lab.room.queue.set_project(Project(query.group, instructions="Be kind.\nBe quick.", title="Kindness"))
-    (task,) = lab.enter("ann").post("/api/tasks", json={"count": 3}).json()["tasks"]
-    assert sorted(task["order"]) == [0, 1, 2, 3, 4] and task["guide"] == ["Be kind.", "Be quick."] and task["title"] == "Kindness"
-    assert task["items"][2]["text"] == "rank 0, text 2"
+    (lease,) = lab.enter("ann").post("/api/leases", json={"count": 3}).json()["leases"]
+    assert sorted(lease["order"]) == [0, 1, 2, 3, 4] and lease["guide"] == ["Be kind.", "Be quick."] and lease["title"] == "Kindness"
+    assert lease["items"][2]["text"] == "rank 0, text 2"
 
 
 def test_a_ranking_is_one_row_and_all_its_pairs_for_trl(lab: Lab):
@@ -124,8 +124,8 @@ def test_trl_columns_come_in_as_queries_that_one_rater_has_answered(lab: Lab):
     ]
     assert lab.program().post("/api/owner/import", content=lines).json()["known"] == 1
     lab.room.queue.set_project(Project("imported", raters=2))
-    (task,) = lab.enter("ann").post("/api/tasks", json={}).json()["tasks"]
-    assert task["prompt"] == "What is up?" and {item["text"] for item in task["items"]} == {"The sky.", "Go away."}
+    (lease,) = lab.enter("ann").post("/api/leases", json={}).json()["leases"]
+    assert lease["prompt"] == "What is up?" and {item["text"] for item in lease["items"]} == {"The sky.", "Go away."}
     (exported,) = lab.program().get("/api/owner/export", params={"form": "trl"}).text.splitlines()
     assert json.loads(exported).items() >= row.items()
 
@@ -179,11 +179,11 @@ def test_the_owner_invites_pauses_sets_gold_and_reads_what_happened(lab: Lab):
     assert "Choose a name" in lab.client.get(link).text
     told = {"group": first.group, "raters": "2", "repeats": "0", "gold": "50", "limit": "9", "quota": "1", "paused": "yes"}
     assert olga.post("/owner/projects", data=told).status_code == 303
-    assert lab.enter("ann").post("/api/tasks", json={"count": 2}).json()["tasks"] == []
+    assert lab.enter("ann").post("/api/leases", json={"count": 2}).json()["leases"] == []
     assert olga.post("/owner/projects", data=told | {"paused": ""}).status_code == 303
     assert olga.post("/owner/gold", data={"query": first.id, "answer": "left"}).status_code == 303
     assert olga.post("/owner/withdraw", data={"group": first.group}).status_code == 303
-    assert lab.enter("ann").post("/api/tasks", json={"count": 2}).json()["tasks"] == []
+    assert lab.enter("ann").post("/api/leases", json={"count": 2}).json()["leases"] == []
     token = olga.post("/owner/token").text.split('id="token">')[1].split("<")[0]
     assert TestClient(lab.app, headers={"authorization": f"Bearer {token}"}).get("/api/owner/export").status_code == 200
     log = olga.get("/owner/log").text
@@ -197,16 +197,20 @@ def test_the_owner_invites_pauses_sets_gold_and_reads_what_happened(lab: Lab):
 def test_schemathesis_finds_no_crash(lab: Lab):
     """Every address of the schema, with whatever its types permit: never a 500."""
     lab.ask(3)
-    operations = [operation.ok() for operation in schemathesis.openapi.from_dict(lab.app.openapi()).get_all_operations()]
+    found: Any = schemathesis.openapi.from_dict(lab.app.openapi()).get_all_operations()
+    operations = [operation.ok() for operation in found]
     assert len(operations) >= 8
     program = lab.program()
     for operation in operations:
         never_crashes(operation, program)
 
 
+UNHURRIED: Any = list(HealthCheck)
+
+
 def never_crashes(operation: Any, program: TestClient) -> None:
     @given(case=operation.as_strategy())
-    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=UNHURRIED, database=None)
     def call(case: Any) -> None:
         given = case.as_transport_kwargs(base_url="http://testserver")
         known = {name: given[name] for name in ("method", "url", "params", "json") if given.get(name) is not None}

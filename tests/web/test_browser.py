@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,11 +13,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.web.serving import ENVIRONMENT, Server
 from tutelage.feedback.query import TextRecord, new_query, text_hash
 from tutelage.feedback.store import Store, file_url
 
 HERE = Path(__file__).parent
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "COLUMNS": "200"}
 PICTURES = os.environ.get("TUTELAGE_PICTURES")
 """A directory to keep screenshots in, for docs/images and for looking at them."""
 
@@ -32,34 +31,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-class Server:
-    """`tutelage rate` in a process of its own, which can be killed and started again at the same address."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.arguments = arguments
-        self.port = "0"
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "tutelage.cli", "rate", *self.arguments, "--port", self.port, "--no-browser"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-        assert self.process.stdout is not None
-        self.said = self.process.stdout.readline()
-        if "--accounts" in self.arguments and "open:" in self.said:
-            self.said += self.process.stdout.readline() if self.port == "0" else ""
-        self.link = self.said.split()[-1]
-        self.port = self.link.split(":")[2].split("/")[0]
-        self.address = f"http://127.0.0.1:{self.port}"
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(30)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(30) in (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 class Watch:

@@ -53,10 +53,12 @@ class Client:
         """Nobody is asked these queries any more; returns how many. Raises ClientError."""
         return self._send("POST", "/api/owner/withdraw", json={"group": group, "before_step": before_step})["withdrawn"]
 
-    def tasks(self, count: int = 8, holding: Sequence[str] = (), group: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
+    def leases(
+        self, count: int = 8, holding: Sequence[str] = (), group: str | None = None, kind: str | None = None
+    ) -> list[dict[str, Any]]:
         """Leases queries: each has "query", "kind", "items", "order" and "prompt". Raises ClientError."""
         wish = {"count": count, "holding": list(holding), "group": group, "kind": kind}
-        return self._send("POST", "/api/tasks", json=wish)["tasks"]
+        return self._send("POST", "/api/leases", json=wish)["leases"]
 
     def answer(self, judgements: Sequence[Judgement]) -> None:
         """Returns when they are on the server's disk; whoever holds the token is their rater. Raises ClientError for a refusal."""
@@ -73,19 +75,19 @@ class Client:
         """
         given = 0
         while most is None or given < most:
-            tasks = self.tasks(8 if most is None else min(8, most - given), group=group, kind="pair")
-            if not tasks:
+            leases = self.leases(8 if most is None else min(8, most - given), group=group, kind="pair")
+            if not leases:
                 break
             began = time.time()
             judgements: list[Judgement] = []
-            for task in tasks:
-                first, second = task["items"]
+            for lease in leases:
+                first, second = lease["items"]
                 probability = (preference(first, second) + 1.0 - preference(second, first)) / 2.0
                 if not 0.0 <= probability <= 1.0:
                     raise FeedbackError(f"the preference answered {probability} on average; probabilities from 0 to 1 were expected")
                 answer = "tie" if abs(probability - 0.5) <= margin else "left" if probability > 0.5 else "right"
                 # The id follows from the query: whoever dies before the acknowledgement answers the same again.
-                judgements.append(Judgement(f"{task['query']}:{answer}", task["query"], "-", answer, None, began, time.time()))
+                judgements.append(Judgement(f"{lease['query']}:{answer}", lease["query"], "-", answer, None, began, time.time()))
             self.answer(judgements)
             given += len(judgements)
         return given

@@ -34,7 +34,7 @@ def krippendorff(units: Iterable[Sequence[str]]) -> float | None:
     return 1.0 - (n - 1) * sum(unlike(count) / (count.total() - 1) for count in counts) / expected
 
 
-def error_rates(answers: Mapping[str, Mapping[str, str]], rounds: int = 50) -> dict[str, float]:
+def rater_errors(answers: Mapping[str, Mapping[str, str]], rounds: int = 50) -> dict[str, float]:
     """Each rater's probability of choosing the worse side, estimated without knowing which that is.
 
     answers: query -> rater -> "left" or "right" (others are ignored). Expectation-maximization for one coin per rater (Dawid &
@@ -78,8 +78,8 @@ class RaterQuality:
     """How many standard deviations that is from 1/2; beyond 3 it is no accident."""
     drift: float | None
     """Agreement with the other raters in the later half of the answers minus that in the earlier half."""
-    error_rate: float
-    """Estimated: see `error_rates`."""
+    rater_error: float
+    """Estimated: see `rater_errors`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def quality_of(judgements: Sequence[Judgement], gold: Mapping[str, str], repeats
         by_rater.setdefault(judgement.rater, []).append(judgement)
         answers.setdefault(judgement.query, {})[judgement.rater] = judgement.answer
     first_time = {query: own for query, own in answers.items() if query not in repeats}
-    rates = error_rates(first_time)
+    rates = rater_errors(first_time)
     agreement: dict[str, float] = {}
     for one, other in combinations(sorted(by_rater), 2):
         common = [own[one] == own[other] for own in first_time.values() if one in own and other in own]
@@ -124,7 +124,7 @@ def _rater_quality(
     answers: Mapping[str, Mapping[str, str]],
     gold: Mapping[str, str],
     repeats: Mapping[str, str],
-    error_rate: float,
+    rater_error: float,
 ) -> RaterQuality:
     n = len(own)
     seconds = [j.answered_at - j.shown_at for j in own if j.answered_at is not None and j.shown_at is not None]
@@ -148,7 +148,7 @@ def _rater_quality(
         left,
         None if left is None else (left - 0.5) * 2.0 * math.sqrt(len(sides)),
         statistics.fmean(agrees[half:]) - statistics.fmean(agrees[:half]) if half else None,
-        error_rate,
+        rater_error,
     )
 
 

@@ -66,7 +66,7 @@ class Project:
 
 
 @dataclass(frozen=True)
-class Task:
+class Lease:
     """A query leased to a rater. Whether it is a repeat or gold is not told to whoever answers."""
 
     query: Query
@@ -103,13 +103,13 @@ class Queue:
 
     def lease(
         self, rater: str, count: int = 1, holding: Sequence[str] = (), group: str | None = None, kind: str | None = None
-    ) -> list[Task]:
-        """Up to `count` tasks for this rater; fewer where nothing else waits.
+    ) -> list[Lease]:
+        """Up to `count` leases for this rater; fewer where nothing else waits.
 
         holding: queries that the rater has on screen or prefetched: their leases begin anew and they are not given again.
         What else is leased to the rater (a page was closed and opened again) comes first. group, kind: of this one only.
         """
-        now, tasks = self.clock(), list[Task]()
+        now, leases = self.clock(), list[Lease]()
         with self.store.transaction(write=True) as connection:
             self.store.next_number(connection)  # two servers on one database take turns
             connection.execute(sa.delete(LEASES).where(LEASES.c.expires_at <= now))
@@ -119,20 +119,14 @@ class Queue:
             only += [QUERIES.c.kind == kind] if kind is not None else []
             again = own.where(*only, QUERIES.c.id.not_in(list(holding))).order_by(QUERIES.c.policy_step.desc(), QUERIES.c.commit_number)
             chosen = list(connection.execute(again.limit(count)).scalars())
-            while len(chosen) < count and held < MOST_LEASES:
-                query = self._choose(connection, rater, held, only)
-                if query is None:
-                    break
-                connection.execute(sa.insert(LEASES).values(query=query, rater=rater, expires_at=now + self.lease_seconds))
-                chosen.append(query)
-                held += 1
+            chosen += self._choose(connection, rater, min(count - len(chosen), MOST_LEASES - held), held, only)
             renewed = LEASES.c.query.in_([*chosen, *holding])
             connection.execute(sa.update(LEASES).where(LEASES.c.rater == rater, renewed).values(expires_at=now + self.lease_seconds))
             found = {query.id: query for query in self.store.queries_within(connection, chosen)}
         for name in chosen:
             query = found[name]
-            tasks.append(Task(query, shown_order(query, rater), now + self.lease_seconds))
-        return tasks
+            leases.append(Lease(query, shown_order(query, rater), now + self.lease_seconds))
+        return leases
 
     def answer(self, judgement: Judgement) -> bool:
         """Commits a judgement and ends its lease; False if it was there already. When it returns, the judgement is on the disk.
@@ -197,6 +191,7 @@ class Queue:
             self.store.next_number(connection)
             connection.execute(sa.delete(PROJECTS).where(PROJECTS.c.group == project.group))
             connection.execute(sa.insert(PROJECTS).values(asdict(project)))
+            connection.execute(sa.update(WAITING).where(WAITING.c.group == project.group).values(busy_until=0.0))
             if project.raters > before.raters:
                 known = sa.union(sa.select(WAITING.c.query), sa.select(WITHDRAWALS.c.query), sa.select(GOLD.c.query))
                 again = sa.select(QUERIES.c.id, QUERIES.c.group, -QUERIES.c.policy_step, QUERIES.c.commit_number).where(
@@ -246,44 +241,57 @@ class Queue:
             found = {query.id: query for query in self.store.queries_within(connection, names)}
         return [found[name] for name in names]
 
-    def _choose(self, connection: sa.Connection, rater: str, held: int, only: Sequence[sa.ColumnElement[bool]]) -> str | None:
-        """The next query for a rater who holds so many: a waiting one, or in its place a gold question or a repeat."""
+    def _choose(self, connection: sa.Connection, rater: str, count: int, held: int, only: Sequence[sa.ColumnElement[bool]]) -> list[str]:
+        """Leases the next queries to a rater who holds so many: waiting ones, here and there a gold question or a repeat instead."""
+        if count <= 0:
+            return []
         counted = sa.select(QUERIES.c.group, sa.func.count(JUDGEMENTS.c.query.distinct())).join(QUERIES).where(JUDGEMENTS.c.rater == rater)
-        answered = {name: int(n) for name, n in connection.execute(counted.group_by(QUERIES.c.group))}
-        full = [
-            name
-            for name, quota in connection.execute(sa.select(PROJECTS.c.group, PROJECTS.c.quota).where(PROJECTS.c.quota.is_not(None)))
-            if answered.get(name, 0) + held >= quota
-        ]
+        answered = {row[0]: int(row[1]) for row in connection.execute(counted.group_by(QUERIES.c.group))}
+        projects = {row.group: Project(**row._asdict()) for row in connection.execute(sa.select(PROJECTS))}
+        left = {name: p.quota - answered.get(name, 0) - held for name, p in projects.items() if p.quota is not None}
+        chosen: list[str] = []
+        drawn = sum(answered.values()) + held
+        for plain, own, kind, engaged in self._free(connection, rater, count, only, [name for name, n in left.items() if n <= 0]):
+            project = projects.get(own, Project(own))
+            if len(chosen) == count or left.get(own, 1) <= 0:
+                continue
+            left[own] = left.get(own, MOST_LEASES + 1) - 1
+            draw = chance(rater, str(drawn + len(chosen)))
+            instead = None
+            if draw < project.gold:
+                instead = self._gold(connection, rater, own, kind)
+            elif draw < project.gold + project.repeats:
+                instead = self._repeat(connection, rater, own, kind)
+            until = self.clock() + self.lease_seconds
+            connection.execute(sa.insert(LEASES).values(query=instead or plain, rater=rater, expires_at=until))
+            if instead is None and engaged + 1 >= project.raters:
+                connection.execute(sa.update(WAITING).where(WAITING.c.query == plain).values(busy_until=until))
+            chosen.append(instead or plain)
+        return chosen
+
+    def _free(
+        self, connection: sa.Connection, rater: str, count: int, only: Sequence[sa.ColumnElement[bool]], full: Sequence[str]
+    ) -> list[Any]:
+        """(query, group, kind, raters who look at it or have answered it) of what this rater may be asked, in turn."""
         others = sa.select(sa.func.count()).where(LEASES.c.query == WAITING.c.query).scalar_subquery()
         given = sa.select(sa.func.count(JUDGEMENTS.c.rater.distinct())).where(JUDGEMENTS.c.query == WAITING.c.query).scalar_subquery()
         free = (
-            sa.select(WAITING.c.query, WAITING.c.group, QUERIES.c.kind)
+            sa.select(WAITING.c.query, WAITING.c.group, QUERIES.c.kind, others + given)
             .join(QUERIES, QUERIES.c.id == WAITING.c.query)
             .join(PROJECTS, PROJECTS.c.group == WAITING.c.group, isouter=True)
             .where(
+                WAITING.c.busy_until <= self.clock(),  # spares the counting below where many raters hold many queries
                 sa.func.coalesce(PROJECTS.c.paused, False).is_(False),
                 WAITING.c.group.not_in(full),
                 ~sa.exists().where(JUDGEMENTS.c.query == WAITING.c.query, JUDGEMENTS.c.rater == rater),
                 ~sa.exists().where(LEASES.c.query == WAITING.c.query, LEASES.c.rater == rater),
                 others + given < sa.func.coalesce(PROJECTS.c.raters, 1),
+                *only,
             )
             .order_by(WAITING.c.turn, WAITING.c.commit_number)
-            .limit(1)
+            .limit(count)
         )
-        next_one = connection.execute(free.where(*only)).first()
-        if next_one is None:
-            return None  # the lesson is over, or rests: nobody is kept busy with repeats alone
-        plain, own, kind = next_one
-        row = connection.execute(sa.select(PROJECTS).where(PROJECTS.c.group == own)).first()
-        project = Project(own) if row is None else Project(**row._asdict())
-        draw = chance(rater, str(sum(answered.values()) + held))
-        instead = None
-        if draw < project.gold:
-            instead = self._gold(connection, rater, own, kind)
-        elif draw < project.gold + project.repeats:
-            instead = self._repeat(connection, rater, own, kind)
-        return plain if instead is None else instead
+        return list(connection.execute(free))
 
     def _gold(self, connection: sa.Connection, rater: str, group: str, kind: str) -> str | None:
         unmet = (

@@ -87,11 +87,12 @@ WAITING = sa.Table(
     sa.Column("group", sa.Text, nullable=False, index=True),
     sa.Column("turn", sa.BigInteger, nullable=False),
     sa.Column("commit_number", sa.BigInteger, nullable=False),
+    sa.Column("busy_until", sa.Double, nullable=False, server_default="0"),
     sa.Index("waiting_order", "turn", "commit_number"),
 )
 """Queries that may still need an answer: the smallest `turn` (minus the policy's step) first, then in the sampler's order.
 
-It only says where to look. Whether a query is answered, its judgements say.
+It only says where to look. Whether a query is answered, its judgements say; until `busy_until` enough raters look at it.
 """
 LEASES = sa.Table(
     "leases",

@@ -22,6 +22,8 @@ from tutelage.feedback.tables import ACCOUNTS, AUDIT, INVITATIONS, SESSIONS
 SESSION_SECONDS = 12 * 3600.0
 PROGRAM_SECONDS = 365 * 24 * 3600.0
 INVITATION_SECONDS = 7 * 24 * 3600.0
+REMEMBERED_SECONDS = 2.0
+"""How long a session is not looked up again; another server on the same store may have ended it so long ago."""
 ROLES = ("owner", "rater")
 NAME = re.compile(r"[\w.@+-]{1,64}")
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 256
@@ -68,6 +70,7 @@ class Accounts:
     def __init__(self, store: Store, clock: Callable[[], float] = time.time, session_seconds: float = SESSION_SECONDS) -> None:
         self.store, self.clock, self.session_seconds = store, clock, session_seconds
         self._hasher = PasswordHasher()
+        self._known: dict[tuple[str, bool], tuple[Session, float]] = {}
         self._nobody = self._hasher.hash(secrets.token_urlsafe())  # so that an unknown name takes as long as a wrong password
 
     def create(self, name: str, password: str | None, role: str, consented: bool = False) -> Account:
@@ -121,14 +124,25 @@ class Accounts:
 
     def session(self, token: str, program: bool = False) -> Session | None:
         """Whose it is; None for a token that is unknown, expired or of the other kind."""
-        select = sa.select(ACCOUNTS, SESSIONS.c.csrf).join(SESSIONS, SESSIONS.c.account == ACCOUNTS.c.id)
-        good = (SESSIONS.c.hash == _hash(token), SESSIONS.c.expires_at > self.clock(), SESSIONS.c.program.is_(program))
+        key, now = (_hash(token), program), self.clock()
+        known, until = self._known.get(key, (None, 0.0))
+        if known is not None and now < until:
+            return known
+        select = sa.select(ACCOUNTS, SESSIONS.c.csrf, SESSIONS.c.expires_at).join(SESSIONS, SESSIONS.c.account == ACCOUNTS.c.id)
+        good = (SESSIONS.c.hash == key[0], SESSIONS.c.expires_at > now, SESSIONS.c.program.is_(program))
         with self.store.transaction() as connection:
             row = connection.execute(select.where(*good)).first()
-        return None if row is None else Session(_account(row), row.csrf, program)
+        if row is None:
+            return None
+        if len(self._known) > 10_000:
+            self._known.clear()
+        session = Session(_account(row), row.csrf, program)
+        self._known[key] = session, min(now + REMEMBERED_SECONDS, row.expires_at)
+        return session
 
     def close(self, token: str) -> None:
         """Ends a session."""
+        self._known.clear()
         with self.store.transaction(write=True) as connection:
             connection.execute(sa.delete(SESSIONS).where(SESSIONS.c.hash == _hash(token)))
 
@@ -167,6 +181,7 @@ class Accounts:
 
     def delete(self, account: Account) -> int:
         """An account with all its judgements, for ever; returns how many there were."""
+        self._known.clear()
         with self.store.transaction(write=True) as connection:
             connection.execute(sa.delete(SESSIONS).where(SESSIONS.c.account == account.id))
             connection.execute(sa.delete(INVITATIONS).where(INVITATIONS.c.account == account.id))

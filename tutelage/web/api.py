@@ -1,6 +1,6 @@
 """The same room for scripts: every page works through these addresses, and a program may too.
 
-A rater of any kind (a person's page, an oracle, a language model) takes tasks and sends judgements. A program with an owner's
+A rater of any kind (a person's page, an oracle, a language model) takes leases and sends judgements. A program with an owner's
 token submits queries and polls what was judged. What a POST has acknowledged is on the disk; sending it again changes nothing.
 """
 
@@ -16,7 +16,7 @@ from tutelage.feedback.exchange import import_lines, label_rows, line_of, trl_ro
 from tutelage.feedback.quality import quality
 from tutelage.feedback.query import FeedbackError, Judgement, SegmentRecord, TextRecord, from_row, to_row
 from tutelage.feedback.query import Query as FeedbackQuery
-from tutelage.feedback.queue import QueueFull, Task
+from tutelage.feedback.queue import Lease, QueueFull
 from tutelage.feedback.store import StoreError, StoreFailure
 from tutelage.web.instructions import instructions
 from tutelage.web.room import Room
@@ -32,7 +32,7 @@ class Body(BaseModel):
 
 
 class Wish(Body):
-    """Tasks that a rater would like to have."""
+    """Leases that a rater would like to have."""
 
     count: Annotated[int, Field(ge=0, le=32)] = 1
     holding: Annotated[list[Name], Field(max_length=64)] = []
@@ -84,8 +84,8 @@ def routes(room: Room) -> APIRouter:
     """Of one server."""
     router = APIRouter(prefix="/api")
 
-    def describe(task: Task) -> dict[str, Any]:
-        query = task.query
+    def describe(lease: Lease) -> dict[str, Any]:
+        query = lease.query
         texts = {text.id: text.text for text in room.store.texts([*query.items, *([query.prompt] if query.prompt else [])])}
         project, view = room.queue.project(query.group), room.runs.of(query.group)
         guide = project.instructions.split("\n") if project.instructions else instructions("" if view is None else view.game)
@@ -94,18 +94,18 @@ def routes(room: Room) -> APIRouter:
             "query": query.id,
             "kind": query.kind,
             "title": project.title or query.group,
-            "order": task.order,
+            "order": lease.order,
             "items": [{"id": name} | item for name, item in zip(query.items, items, strict=True)],
             "prompt": texts.get(query.prompt or ""),
             "guide": guide,
-            "expires_at": task.expires_at,
+            "expires_at": lease.expires_at,
         }
 
-    @router.post("/tasks")
-    def tasks(request: Request, wish: Wish) -> dict[str, Any]:
+    @router.post("/leases")
+    def leases(request: Request, wish: Wish) -> dict[str, Any]:
         """Leases queries to whoever asks, for two minutes; `order` says in which order to show the items."""
         leased = room.queue.lease(request.state.session.account.id, wish.count, wish.holding, wish.group, wish.kind)
-        return {"tasks": [describe(task) for task in leased]}
+        return {"leases": [describe(lease) for lease in leased]}
 
     @router.post("/judgements")
     def judgements(request: Request, answers: Answers) -> dict[str, Any]:

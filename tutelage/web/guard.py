@@ -5,6 +5,7 @@ and what changes something a token that no other site can know. Bodies are read 
 """
 
 import hmac
+import html
 import re
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tutelage.web.accounts import Accounts, Session
@@ -183,5 +184,27 @@ def _has_token(request: Request, body: bytes, csrf: str) -> bool:
 
 def _refusal(request: Request, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
     if "text/html" in request.headers.get("accept", ""):
-        return PlainTextResponse(sentence, status, headers)
+        return HTMLResponse(_PAGE.format(html.escape(sentence)), status, headers)
     return JSONResponse({"detail": sentence}, status, headers)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>tutelage</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/static/room.css">
+</head>
+<body>
+<main>
+<section class="narrow">
+<h1>This is not open to you</h1>
+<p>{}.</p>
+<p><a href="/">Back to the room</a></p>
+</section>
+</main>
+</body>
+</html>
+"""

@@ -87,8 +87,8 @@ class Room:
                     "name": name,
                     "answered": sum(c.answered for c in counts),
                     "waiting": sum(c.waiting for c in counts),
-                    "returns": chart([Line(f"seed {seed}", points) for seed, points in view.returns.items()], view.steps),
-                    "accuracy": chart([Line("foretold", view.accuracy)], view.steps, least=0.0, most=1.0),
+                    "returns": chart([Line(f"seed {seed}", points) for seed, points in view.returns.items()], view.step),
+                    "accuracy": chart([Line("foretold", view.accuracy)], view.step, least=0.0, most=1.0),
                     "films": [
                         (f"/films/{quote(name)}/{quote(file)}", caption) for file, caption in [*view.films[:1], *view.films[1:][-1:]]
                     ],

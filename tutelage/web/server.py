@@ -56,7 +56,7 @@ def serve(settings: Settings, host: str, port: int | None, tls_cert: Path | None
         link = home_link(app)
         console.print(f"teach here: {address}{link}")
     quiet = {"log_level": "warning", "access_log": False, "server_header": False}
-    config = uvicorn.Config(app, timeout_graceful_shutdown=3, ssl_certfile=tls_cert, ssl_keyfile=tls_key, **quiet)
+    config = uvicorn.Config(app, timeout_keep_alive=75, timeout_graceful_shutdown=3, ssl_certfile=tls_cert, ssl_keyfile=tls_key, **quiet)
     if browser and link is not None and not settings.accounts:
         webbrowser.open(f"{address}{link}")  # it waits: the socket listens already
     uvicorn.Server(config).run(sockets=[listening])

@@ -1,4 +1,4 @@
-import { History, Tasks, typing } from "/static/room.js";
+import { History, Leases, typing } from "/static/room.js";
 
 const kind = document.getElementById("work").dataset.kind;
 const single = document.getElementById("single");
@@ -6,11 +6,11 @@ const moment = document.getElementById("moment");  // of the page Flag only
 const history = new History();
 const RATE = 30;  // frames, and so steps, per second of a clip
 
-function show(task) {
-  single.hidden = !task;
-  document.getElementById("asked").hidden = !task;
-  if (!task) return;
-  const part = task.parts[0];
+function show(lease) {
+  single.hidden = !lease;
+  document.getElementById("asked").hidden = !lease;
+  if (!lease) return;
+  const part = lease.parts[0];
   if (part.text !== undefined) return single.replaceChildren(Object.assign(document.createElement("p"), { className: "text", textContent: part.text }));
   if (part.reason) return single.replaceChildren(Object.assign(document.createElement("p"), { className: "empty", textContent: `No clip: ${part.reason}.` }));
   const video = document.createElement("video");
@@ -30,14 +30,14 @@ function mark(step) {
 }
 
 function answer(given) {
-  if (!tasks.current || single.hidden) return;
-  history.record(tasks.current, given === "never" ? `never@${moment.value}` : given);
-  tasks.next();
+  if (!leases.current || single.hidden) return;
+  history.record(leases.current, given === "never" ? `never@${moment.value}` : given);
+  leases.next();
 }
 
 function undo() {
-  const task = history.undo();
-  if (task) tasks.back(task);
+  const lease = history.undo();
+  if (lease) leases.back(lease);
 }
 
 const keys = kind === "rate"
@@ -52,4 +52,4 @@ addEventListener("keydown", (event) => {
 for (const button of document.querySelectorAll("[data-answer]")) button.onclick = () => answer(button.dataset.answer);
 document.getElementById("undo").onclick = undo;
 
-const tasks = new Tasks(kind, show);
+const leases = new Leases(kind, show);

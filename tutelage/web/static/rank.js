@@ -1,20 +1,20 @@
-import { History, Tasks } from "/static/room.js";
+import { History, Leases } from "/static/room.js";
 
-const form = document.getElementById("task");
+const form = document.getElementById("lease");
 const order = document.getElementById("order");
 const note = document.getElementById("note");
 const confidence = document.getElementById("confidence");
 const history = new History();
 let dragged = null;
 
-function show(task) {
-  form.hidden = !task;
-  document.getElementById("asked").hidden = !task;
-  if (!task) return;
+function show(lease) {
+  form.hidden = !lease;
+  document.getElementById("asked").hidden = !lease;
+  if (!lease) return;
   note.value = "";
   confidence.value = 5;
   document.getElementById("sure").textContent = "5";
-  order.replaceChildren(...task.parts.map((part, place) => entry(part, task.order[place])));
+  order.replaceChildren(...lease.parts.map((part, place) => entry(part, lease.order[place])));
   number();
   order.firstElementChild.focus();
 }
@@ -62,8 +62,8 @@ function number() {
 }
 
 function finish(answer) {
-  history.record(tasks.current, answer, { note: note.value.trim() || null, confidence: Number(confidence.value) });
-  tasks.next();
+  history.record(leases.current, answer, { note: note.value.trim() || null, confidence: Number(confidence.value) });
+  leases.next();
 }
 
 form.onsubmit = (event) => {
@@ -73,6 +73,6 @@ form.onsubmit = (event) => {
 addEventListener("keydown", (event) => { if (event.key === "Enter" && event.ctrlKey && !form.hidden) form.requestSubmit(); });
 confidence.oninput = () => { document.getElementById("sure").textContent = confidence.value; };
 document.getElementById("unknown").onclick = () => finish("unknown");
-document.getElementById("undo").onclick = () => { const task = history.undo(); if (task) tasks.back(task); };
+document.getElementById("undo").onclick = () => { const lease = history.undo(); if (lease) leases.back(lease); };
 
-const tasks = new Tasks("rank", show);
+const leases = new Leases("rank", show);

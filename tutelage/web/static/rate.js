@@ -1,4 +1,4 @@
-import { History, Tasks, typing } from "/static/room.js";
+import { History, Leases, typing } from "/static/room.js";
 
 const pair = document.getElementById("pair");
 const sides = [...pair.querySelectorAll(".clip")];
@@ -6,14 +6,14 @@ const asked = document.getElementById("asked");
 const history = new History();
 let rate = 1;
 let ended = 0;
-let playing = 0;  // counts tasks, so that a late event of an earlier pair moves nothing
+let playing = 0;  // counts leases, so that a late event of an earlier pair moves nothing
 
-function show(task) {
-  pair.hidden = !task;
-  asked.hidden = !task;
+function show(lease) {
+  pair.hidden = !lease;
+  asked.hidden = !lease;
   playing += 1;
-  if (!task) return;
-  sides.forEach((side, place) => fill(side, task.parts[place]));
+  if (!lease) return;
+  sides.forEach((side, place) => fill(side, lease.parts[place]));
   play();
 }
 
@@ -45,16 +45,16 @@ function play() {
 }
 
 function answer(given) {
-  const task = tasks.current;
-  if (!task || pair.hidden) return;
-  const words = { 0: task.order[0] === 0 ? "left" : "right", 1: task.order[1] === 0 ? "left" : "right" };
-  history.record(task, words[given] ?? given);
-  tasks.next();
+  const lease = leases.current;
+  if (!lease || pair.hidden) return;
+  const words = { 0: lease.order[0] === 0 ? "left" : "right", 1: lease.order[1] === 0 ? "left" : "right" };
+  history.record(lease, words[given] ?? given);
+  leases.next();
 }
 
 function undo() {
-  const task = history.undo();
-  if (task) tasks.back(task);
+  const lease = history.undo();
+  if (lease) leases.back(lease);
 }
 
 function slow() {
@@ -79,4 +79,4 @@ document.getElementById("undo").onclick = undo;
 document.getElementById("replay").onclick = play;
 document.getElementById("slow").onclick = slow;
 
-const tasks = new Tasks("pair", show);
+const leases = new Leases("pair", show);

@@ -1,4 +1,4 @@
-// What every working page shares: tasks that are fetched ahead, and answers that outlive the network.
+// What every working page shares: leases that are fetched ahead, and answers that outlive the network.
 
 const csrf = document.querySelector('meta[name="csrf"]').content;
 const rater = document.querySelector('meta[name="rater"]').content;
@@ -74,7 +74,7 @@ async function load(item) {
   }
 }
 
-export class Tasks {
+export class Leases {
   #ahead = [];
   #coming = null;
   #fetching = false;
@@ -95,15 +95,15 @@ export class Tasks {
     if (this.#fetching || this.#ahead.length > AHEAD / 2) return;
     this.#fetching = true;
     try {
-      const mine = [this.current, this.#coming, ...this.#ahead].filter(Boolean).map((task) => task.query);
+      const mine = [this.current, this.#coming, ...this.#ahead].filter(Boolean).map((lease) => lease.query);
       // What was answered here but has not arrived yet must not be asked again.
       const holding = [...new Set([...mine, ...answers.kept.map((answer) => answer.query)])].slice(0, 64);
-      const { tasks } = await send("/api/tasks", { count: AHEAD - this.#ahead.length, holding, kind: this.kind });
-      for (const task of tasks) {
-        if (this.#shown.has(task.query)) continue;
-        this.#shown.add(task.query);
-        task.loaded = Promise.all(task.order.map((index) => load(task.items[index]))).then((parts) => { task.parts = parts; });
-        this.#ahead.push(task);
+      const { leases } = await send("/api/leases", { count: AHEAD - this.#ahead.length, holding, kind: this.kind });
+      for (const lease of leases) {
+        if (this.#shown.has(lease.query)) continue;
+        this.#shown.add(lease.query);
+        lease.loaded = Promise.all(lease.order.map((index) => load(lease.items[index]))).then((parts) => { lease.parts = parts; });
+        this.#ahead.push(lease);
       }
       if (!this.current && !this.#coming) this.next();
     } catch { /* what is prefetched is enough for a while */ } finally {
@@ -111,42 +111,42 @@ export class Tasks {
     }
   }
 
-  // Between two tasks `current` is null: a key that is pressed while clips are on their way answers nothing.
+  // Between two leases `current` is null: a key that is pressed while clips are on their way answers nothing.
   async next() {
-    const task = this.#ahead.shift() ?? null;
+    const lease = this.#ahead.shift() ?? null;
     this.current = null;
-    this.#coming = task;
+    this.#coming = lease;
     this.fill();
-    if (!task?.parts) this.show(null);
-    if (!task) return;
-    if (!task.parts) await task.loaded;
-    if (this.#coming !== task) return;
+    if (!lease?.parts) this.show(null);
+    if (!lease) return;
+    if (!lease.parts) await lease.loaded;
+    if (this.#coming !== lease) return;
     this.#coming = null;
-    this.current = task;
-    this.#present(task);
+    this.current = lease;
+    this.#present(lease);
   }
 
-  back(task) {  // what is on screen comes again after the one that is taken back
+  back(lease) {  // what is on screen comes again after the one that is taken back
     this.#ahead.unshift(...[this.current ?? this.#coming].filter(Boolean));
     this.#coming = null;
-    this.current = task;
-    this.#present(task);
+    this.current = lease;
+    this.#present(lease);
   }
 
-  #present(task) {
-    task.shownAt = Date.now() / 1000;
+  #present(lease) {
+    lease.shownAt = Date.now() / 1000;
     element("waiting").hidden = true;
-    element("prompt").textContent = task.prompt ?? "";
-    element("prompt").hidden = !task.prompt;
-    element("guide-list").replaceChildren(...task.guide.map((sentence) => Object.assign(document.createElement("li"), { textContent: sentence })));
-    this.show(task);
+    element("prompt").textContent = lease.prompt ?? "";
+    element("prompt").hidden = !lease.prompt;
+    element("guide-list").replaceChildren(...lease.guide.map((sentence) => Object.assign(document.createElement("li"), { textContent: sentence })));
+    this.show(lease);
   }
 
   async #progress() {
     try {
       const lesson = await send("/api/progress");
       const parts = [`${lesson.answered} of ${lesson.budget} answered`];
-      if (lesson.budget > lesson.answered && !lesson.finished) parts.push(`about ${time(lesson.seconds_left)} of your time left`);
+      if (lesson.budget > lesson.answered && !lesson.finished) parts.push(`about ${time(lesson.seconds_left)} left`);
       if (lesson.steps !== null) parts.push(lesson.finished ? "the agent has practiced to the end" : `the agent has practiced ${lesson.step.toLocaleString("en")} of ${lesson.steps.toLocaleString("en")} steps`);
       element("lesson").textContent = parts.join(" · ");
       element("bar").max = Math.max(lesson.budget, 1);
@@ -176,24 +176,24 @@ function time(seconds) {
 export class History {
   #given = [];
 
-  record(task, answer, more = {}) {
+  record(lease, answer, more = {}) {
     const judgement = {
-      id: identifier(), query: task.query, answer, shown_order: task.order, shown_at: task.shownAt, answered_at: Date.now() / 1000,
-      supersedes: task.last ?? null, ...more,
+      id: identifier(), query: lease.query, answer, shown_order: lease.order, shown_at: lease.shownAt, answered_at: Date.now() / 1000,
+      supersedes: lease.last ?? null, ...more,
     };
-    task.last = judgement.id;
-    this.#given.push(task);
+    lease.last = judgement.id;
+    this.#given.push(lease);
     if (this.#given.length > 20) for (const part of this.#given.shift().parts) if (part.source) URL.revokeObjectURL(part.source);
     answers.add(judgement);
   }
 
   undo() {
-    const task = this.#given.pop();
-    if (!task) return null;
-    const judgement = { id: identifier(), query: task.query, answer: "unknown", shown_order: task.order, supersedes: task.last };
-    task.last = judgement.id;
+    const lease = this.#given.pop();
+    if (!lease) return null;
+    const judgement = { id: identifier(), query: lease.query, answer: "unknown", shown_order: lease.order, supersedes: lease.last };
+    lease.last = judgement.id;
     answers.add(judgement);
-    return task;
+    return lease;
   }
 }
 

@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("group", sa.Text, nullable=False, index=True),
         sa.Column("turn", sa.BigInteger, nullable=False),
         sa.Column("commit_number", sa.BigInteger, nullable=False),
+        sa.Column("busy_until", sa.Double, nullable=False, server_default="0"),
         sa.Index("waiting_order", "turn", "commit_number"),
     )
     op.create_table(
