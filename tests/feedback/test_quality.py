@@ -76,4 +76,4 @@ def test_habits_show():
     assert ann.gold == 0.5 and ann.repeats == 0.5 and ann.median_seconds == 4.0
     assert found.agreement == {"ann, bob": 1.0, "ann, cyd": 0.75, "bob, cyd": 0.75}
     assert cyd.ties == 0.25 and cyd.drift == pytest.approx(0.5)  # the later half agrees throughout, the earlier one in 25 of 50
-    assert cyd.rater_error < 0.1 and found.alpha is not None and 0.6 < found.alpha < 1.0
+    assert cyd.rater_error < 0.1 and found.krippendorff is not None and 0.6 < found.krippendorff < 1.0

@@ -191,7 +191,7 @@ def test_the_owner_invites_pauses_sets_gold_and_reads_what_happened(lab: Lab):
         assert done in log
     assert olga.post("/owner/projects", data=told | {"raters": "many"}).status_code == 400
     quality = json.loads(lab.program().get("/api/owner/export", params={"form": "quality"}).text)
-    assert quality["raters"] == [] and quality["alpha"] is None
+    assert quality["raters"] == [] and quality["krippendorff"] is None
 
 
 def test_schemathesis_finds_no_crash(lab: Lab):

@@ -86,8 +86,8 @@ class RaterQuality:
 class Quality:
     """Of all raters of a group, or of all groups."""
 
-    alpha: float | None
-    """Krippendorff's."""
+    krippendorff: float | None
+    """Krippendorff's alpha."""
     agreement: dict[str, float]
     """Share of common queries answered alike, by "rater, rater"."""
     raters: list[RaterQuality]
