@@ -38,7 +38,7 @@ def test_what_makes_no_sense_is_refused(
     monkeypatch.chdir(tmp_path)
     for name, rater in (("run", "human"), ("scripted", "oracle")):
         (tmp_path / name).mkdir()
-        told = dataclasses.replace(config(4), rater=rater)  # type: ignore[arg-type]
+        told = dataclasses.replace(config(4), rater=rater)
         (tmp_path / name / "config.json").write_text(json.dumps(to_json(told)))
     assert cli.main(["rate", *words]) == 2
     said = capsys.readouterr().err

@@ -21,6 +21,7 @@ from tutelage.web.accounts import SHORTEST_PASSWORD, AccountError, Accounts
 from tutelage.web.clips import ClipService
 from tutelage.web.guard import COOKIE, Guard
 from tutelage.web.instructions import instructions
+from tutelage.web.play import PLAY_SECONDS, PLAYABLE, Move, PlayError, Seats, playable
 from tutelage.web.room import Room
 from tutelage.web.runs import Runs
 
@@ -59,13 +60,14 @@ def create_app(settings: Settings) -> FastAPI:
     clips = ClipService(queue, runs, settings.clips, settings.clip_quota, settings.clip_size)
     templates = Jinja2Templates(HERE / "templates")
     templates.env.filters["moment"] = lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    room = Room(store, queue, Accounts(store), clips, runs, templates, settings.accounts, settings.tls)
+    room = Room(store, queue, Accounts(store), clips, Seats(), runs, templates, settings.accounts, settings.tls)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         clips.start()
         yield
         clips.close()
+        room.seats.close()
         store.close()
 
     app = FastAPI(title="tutelage rating room", version="1", lifespan=life, docs_url=None, redoc_url=None)
@@ -183,6 +185,23 @@ def _add_pages(app: FastAPI, room: Room) -> None:
 
     for name, kind in (("rate", "pair"), ("rank", "rank"), ("judge", "rate"), ("flag", "flag")):
         working_page(name, kind)
+
+    def games() -> list[str]:
+        return list(dict.fromkeys([*(view.game for view in room.runs.all() if playable(view.game)), *PLAYABLE]))
+
+    @app.get("/play", include_in_schema=False)
+    def play(request: Request) -> Response:
+        return room.page(request, "play.html", here="play", games=games(), seconds=PLAY_SECONDS)
+
+    @app.post("/play/step", include_in_schema=False)
+    def play_step(request: Request, move: Move) -> Response:
+        if move.game not in games():  # an address of one's own choosing could name any module to import
+            raise HTTPException(404, "this game cannot be played here")
+        try:
+            frame = room.seats.advance(request.state.session.account.id, move.game, frozenset(move.keys), move.fresh)
+        except PlayError as error:
+            raise HTTPException(503, str(error)) from error
+        return Response(frame.picture, media_type="image/jpeg", headers={"x-score": f"{frame.score:g}", "x-over": str(int(frame.over))})
 
     @app.get("/teach", include_in_schema=False)
     def teach(request: Request) -> Response:

@@ -15,6 +15,7 @@ from tutelage.feedback.store import Store
 from tutelage.web.accounts import Accounts
 from tutelage.web.charts import Line, chart
 from tutelage.web.clips import ClipService
+from tutelage.web.play import Seats
 from tutelage.web.runs import Runs, RunView
 
 REMEMBERED_SECONDS = 1.0
@@ -31,6 +32,7 @@ class Room:
     queue: Queue
     accounts: Accounts
     clips: ClipService
+    seats: Seats
     runs: Runs
     templates: Jinja2Templates
     with_accounts: bool
