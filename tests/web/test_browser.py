@@ -278,6 +278,12 @@ def test_a_lab_invites_ranks_and_exports(browser: Browser, tmp_path: Path):
             other.keyboard.press("6")
             until(lambda: len(store.judgements()) == 2)
             assert store.judgements()[-1].answer == "6"
+        other.goto(f"{server.address}/play")
+        other.select_option("#game", "gym:CartPole-v1")
+        assert serious_faults(other) == []
+        other.click("#start")
+        until(lambda: "left" in other.inner_text("#told") and "Score" in other.inner_text("#told"))
+        picture(other, "play-light")
         assert other.goto(f"{server.address}/owner").status == 403  # type: ignore[union-attr]
 
         with page.expect_download() as download:

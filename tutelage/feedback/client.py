@@ -33,8 +33,16 @@ class Client:
     def __init__(self, url: str, token: str, patience: float = 60.0, transport: httpx.BaseTransport | None = None) -> None:
         """patience: seconds to go on trying where the server does not answer."""
         self.patience = patience
-        headers = {"authorization": f"Bearer {token}"}
+        headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=30.0, transport=transport)
+
+    @classmethod
+    def by_link(cls, link: str, patience: float = 60.0) -> "Client":
+        """A client by the link that `tutelage rate RUN` prints. Raises ClientError for a link that opens nothing."""
+        url, _, rest = link.partition("/invite/")
+        client = cls(url, "none-yet", patience)
+        client._http.headers["authorization"] = f"Bearer {client._send('GET', f'/invite/{rest}')['token']}"
+        return client
 
     def submit(self, queries: Sequence[Query], texts: Sequence[TextRecord] = (), segments: Sequence[SegmentRecord] = ()) -> int:
         """Commits queries and what they speak of; returns how many were new. Waits while too many are unanswered.

@@ -129,9 +129,11 @@ def _add_entry(app: FastAPI, room: Room) -> None:
     @app.post("/login", include_in_schema=False)
     def login(request: Request, name: Annotated[str, Form(max_length=200)], password: Annotated[str, Form(max_length=1000)]) -> Response:
         try:
-            return enter(accounts.login(name, password))
+            account = accounts.login(name, password)
         except AccountError as error:
             return room.page(request, "login.html", 401, at_home=not room.with_accounts, error=str(error), name=name)
+        accounts.note(account, "signed in")
+        return enter(account)
 
     @app.get("/invite/{token}", include_in_schema=False)
     def invitation(request: Request, token: str) -> Response:
@@ -140,6 +142,8 @@ def _add_entry(app: FastAPI, room: Room) -> None:
             return room.page(request, "invite.html", 404, found=None)
         if found.account is not None:
             account = next((account for account in accounts.all() if account.id == found.account), None)
+            if account is not None and "application/json" in request.headers.get("accept", ""):  # a script opened it
+                return JSONResponse({"token": accounts.open(account, program=True)})
             if account is not None:
                 return enter(account)
         return room.page(request, "invite.html", found=found, token=token, shortest=SHORTEST_PASSWORD)

@@ -137,7 +137,7 @@ class ClipService:
                     return self._wanted.popitem(last=False)[0]
             with contextlib.suppress(StoreError):
                 for query in self.queue.waiting(AHEAD):
-                    for item in query.items if query.kind in ("pair", "rate", "flag") else ():
+                    for item in query.items:
                         if item not in self.reasons and not self.path(item).is_file():
                             return item
             with self._changed:
