@@ -4,7 +4,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/.ready
-EXTRAS := control,atari,zoo,postgres,tracking,docs,dev
+EXTRAS := control,atari,zoo,postgres,tracking,web,docs,dev
 
 # One thread per process: pytest runs two of them, and on busy cores a second thread can stall a step for 0.2 s.
 test reliability: export OMP_NUM_THREADS = 1
@@ -30,7 +30,7 @@ bench: $(READY) ## speed beside the peers, each in an environment of its own und
 	$(RUN) benchmarks/run.py
 
 reliability: $(READY) ## the full counts of kills and resumes; appends to benchmarks/results/reliability.jsonl
-	TUTELAGE_KILLS=30 TUTELAGE_SAVE_KILLS=200 TUTELAGE_LABEL_KILLS=100 TUTELAGE_RELIABILITY_ROW=1 $(RUN) -m pytest tests/reliability
+	TUTELAGE_KILLS=30 TUTELAGE_SAVE_KILLS=200 TUTELAGE_LABEL_KILLS=100 TUTELAGE_ROOM_KILLS=200 TUTELAGE_RELIABILITY_ROW=1 $(RUN) -m pytest tests/reliability
 
 # A torch that satisfies pyproject's range is kept, whichever build it is: a .venv sees the interpreter's own torch when there
 # is one, and the constraint on torch is dropped.

@@ -10,6 +10,7 @@ VERBS: dict[str, str] = {
     "compare": "put runs side by side: compare DIR DIR ... [--json], or print a table: compare FILE.jsonl",
     "watch": "film a trained policy: watch DIR [--out FILE.mp4]",
     "report": "write report.html of a run again, with other runs beside it: report DIR [--beside DIR ...]",
+    "rate": "open the page on which people teach: rate RUN; for a lab: rate --store URL --accounts --host H",
     "labels": "move answers in and out of a store: labels import|export ...",
     "track": "copy a run's numbers to another tracker: track DIR --to tensorboard|trackio",
     "list": "what there is: games, algorithms, recipes",

@@ -6,9 +6,10 @@ import itertools
 import json
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -55,8 +56,22 @@ def train(arguments: list[str]) -> int:
     else:
         from tutelage.experiment.train import train as run
 
-        run(config, given.out, beside=given.beside)
+        with contextlib.ExitStack() as opened:
+            run(config, given.out, beside=given.beside, begun=_page_opener(config, opened))
     return 0
+
+
+def _page_opener(config: RunConfig, opened: contextlib.ExitStack) -> Callable[[Path], None] | None:
+    """For a run that a person teaches: opens the page in a process of its own, which ends with the training."""
+    if config.rater != "human":
+        return None
+
+    def begin(out: Path) -> None:
+        page = Popen([sys.executable, "-m", "tutelage.cli", "rate", str(out)])
+        opened.callback(page.wait)
+        opened.callback(page.terminate)
+
+    return begin
 
 
 def train_options(algorithm: type, kind: type = RunConfig) -> type:
@@ -137,7 +152,8 @@ def resume(arguments: list[str]) -> int:
     else:
         from tutelage.experiment.train import resume as run
 
-        run(given.run, given.beside)
+        with contextlib.ExitStack() as opened:
+            run(given.run, given.beside, begun=_page_opener(read_config(given.run), opened))
     return 0
 
 
@@ -307,6 +323,64 @@ def labels(arguments: list[str]) -> int:
         outcome = import_labels(given.file, store)
     print(outcome, file=sys.stderr if outcome.errors else sys.stdout)
     return 1 if outcome.errors else 0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Open the rating room: for one person at home (rate RUN), or for a lab (rate --store URL --accounts)."""
+
+    run: tyro.conf.Positional[Path | None] = None
+    """The run directory of a run with --rater store or human."""
+    store: str | None = None
+    """URL of a label store that several runs share, such as postgresql+psycopg://... None: the run's own."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but this machine's own needs --accounts."""
+    port: int | None = None
+    """Port to listen on. None: 8765, or a free one where that is taken."""
+    accounts: bool = False
+    """Whether raters have accounts; the first start prints a link, good once, by which the owner makes the first."""
+    tls_cert: Path | None = None
+    """Certificate (PEM), for https."""
+    tls_key: Path | None = None
+    """Its key (PEM)."""
+    runs: Path = Path("runs")
+    """With --store: the directory below which the runs lie whose clips are drawn."""
+    clips: Path | None = None
+    """Where drawn clips are kept. None: beside the run's own, or below --runs."""
+    clip_quota: float = 2.0
+    """GiB of clips kept."""
+    browser: bool = True
+    """Whether to open the page; at home only."""
+
+
+def rate(arguments: list[str]) -> int:
+    """rate RUN, or rate --store URL --accounts"""
+    given = _options(Rate, "tutelage rate", arguments)
+    from tutelage.web.server import check, serve
+
+    check(given.host, given.accounts, given.tls_cert, given.tls_key)
+    if (given.run is None) == (given.store is None):
+        raise ConfigError(
+            "rate was given " + ("neither a run nor --store" if given.run is None else "a run and --store") + "; one is needed"
+        )
+    if not 0.0 < given.clip_quota < float("inf"):
+        raise ConfigError(f"--clip-quota {given.clip_quota} was given; a positive number of GiB is needed")
+    from tutelage.web.app import Settings
+
+    if given.run is not None:
+        from tutelage.feedback.store import file_url
+
+        config = read_config(given.run)
+        if config.rater == "oracle":
+            raise RunError(f"{given.run} asks a scripted teacher and hears nobody else; a run with --rater human (or store) can be taught")
+        url = config.store or file_url(given.run / "feedback.sqlite").render_as_string(hide_password=False)
+        runs, below, clips = (given.run,), None, given.run / "clips" / "rated"
+    else:
+        url, runs, below, clips = given.store, (), given.runs, given.runs / ".clips"
+    tls = given.tls_cert is not None
+    settings = Settings(url, given.clips or clips, runs, below, given.accounts, tls, round(given.clip_quota * 2**30))
+    serve(settings, given.host, given.port, given.tls_cert, given.tls_key, given.browser)
+    return 0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,20 @@ from typing import Any
 
 import pytest
 
-from tutelage.feedback.query import FeedbackError, Judgement, Query, SegmentRecord, check_answer, from_row, label_of, new_query, to_row
+from tutelage.feedback.query import (
+    FeedbackError,
+    Judgement,
+    Query,
+    SegmentRecord,
+    TextRecord,
+    check_answer,
+    from_row,
+    label_of,
+    new_query,
+    ranked_pairs,
+    text_hash,
+    to_row,
+)
 
 QUERY = Query("q", "pair", ("a", "b"), "run", "uniform", 7)
 
@@ -50,7 +63,7 @@ def test_rows_are_plain_json_and_come_back_equal():
         (dict(id="a\0b"), "text of 1 to 1000"),
         (dict(id="\ud800"), "text of 1 to 1000"),
         (dict(id="x" * 1001), r"id is 'xxx.*\.\.\.; text"),
-        (dict(kind="pear"), 'kind "pear" is none of pair, in query "q"'),
+        (dict(kind="pear"), 'kind "pear" is none of pair, rank, rate, flag, in query "q"'),
         (dict(items=["a"]), r"a pair has 2 items, in query"),
         (dict(items=["a", ""]), "an item is ''; text of 1 to 1000"),
         (dict(items=["a", 2]), "items is .'a', 2.; a list of texts was expected"),
@@ -99,3 +112,43 @@ def test_an_answer_must_fit_its_query():
     for order in [(0, 0), (0,), (1, 2)]:
         with pytest.raises(FeedbackError, match="an order of the 2 items"):
             check_answer(Judgement("j", "q", "ann", "left", order), QUERY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "items", "good", "bad"),
+    [
+        ("rank", 4, ("2>0=1>3", "0=1=2=3", "unknown"), ("2>0=1", "0>0>1>2", "0>1>2>4", ">0>1>2>3", "left", "0>1>2>3>")),
+        ("rate", 1, ("1", "7", "up", "down", "unknown"), ("0", "8", "left", "")),
+        ("flag", 1, ("fine", "never@0", "never@49", "unknown"), ("never", "never@-1", "never@1.5", "never@", "up")),
+    ],
+)
+def test_each_kind_has_answers_of_its_own(kind: str, items: int, good: tuple[str, ...], bad: tuple[str, ...]):
+    asked = Query("q", kind, tuple("abcdefghi"[:items]), "run", "uniform", 7)
+    for answer in good:
+        check_answer(Judgement("j", "q", "ann", answer), asked)
+    for answer in filter(None, bad):
+        with pytest.raises(FeedbackError, match="is none of"):
+            check_answer(Judgement("j", "q", "ann", answer), asked)
+
+
+def test_a_ranking_is_all_its_pairs():
+    # best first: 2, then 0 and 1 as equals, then 3
+    assert ranked_pairs("2>0=1>3", 4) == [(0, 1, 0.5), (0, 2, 0.0), (0, 3, 1.0), (1, 2, 0.0), (1, 3, 1.0), (2, 3, 1.0)]
+    assert ranked_pairs("unknown", 4) == []
+    assert len(ranked_pairs(">".join("876543210"), 9)) == math.comb(9, 2)
+    with pytest.raises(FeedbackError, match='answer "1>0" is no order of 4 items; one such as 0>1>2>3'):
+        ranked_pairs("1>0", 4)
+
+
+def test_a_text_is_known_by_its_content():
+    assert TextRecord(text_hash("so"), "so").text == "so"
+    with pytest.raises(FeedbackError, match='text "a" is not what its id says'):
+        TextRecord("a", "so")
+    with pytest.raises(FeedbackError, match="text of 1 to 100000 characters"):
+        TextRecord("a", "x" * 100_001)
+
+
+@pytest.mark.parametrize("row", [dict(confidence=0), dict(confidence=10), dict(confidence=True), dict(note=""), dict(note="x" * 1001)])
+def test_confidence_and_notes_have_bounds(row: dict[str, object]):
+    with pytest.raises(FeedbackError, match="was expected"):
+        from_row(Judgement, dict(id="j", query="q", rater="ann", answer="left") | row)

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import event
 
 from tutelage.feedback.query import Judgement, Query, SegmentRecord
-from tutelage.feedback.store import METADATA, VERSION_TABLE, Store, StoreError
+from tutelage.feedback.queue import Queue
+from tutelage.feedback.store import VERSION_TABLE, Store, StoreError
+from tutelage.feedback.tables import METADATA
 
 
 def query(id: str, group: str = "run") -> Query:
@@ -181,15 +185,15 @@ def test_a_reader_misses_nothing_of_many_writers(url: str):
                     store.add([judgement(f"{writer}-{n}")])
 
         with ThreadPoolExecutor(writers) as threads:
-            tasks = [threads.submit(write, writer) for writer in range(writers)]
+            leases = [threads.submit(write, writer) for writer in range(writers)]
             while not done.is_set():
-                if all(task.done() for task in tasks):
+                if all(lease.done() for lease in leases):
                     done.set()
                 head = reader.head()
                 seen += [j.id for j in reader.judgements(after=cursor, until=head)]
                 cursor = head
-            for task in tasks:
-                task.result()
+            for lease in leases:
+                lease.result()
         assert len(seen) == writers * each == len(set(seen))
         assert cursor == 1 + writers * each
 
@@ -232,10 +236,31 @@ def test_migrations_make_the_tables_that_the_code_uses(store: Store):
         assert compare_metadata(context, METADATA) == []
 
 
+def test_a_store_of_the_first_version_grows(url: str):
+    """As an earlier tutelage left it: what it held is there, and what nobody has answered yet waits."""
+    engine = sa.create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", "tutelage.feedback:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        row = "(:id, 'pair', '[\"a\", \"b\"]', 'run', 'uniform', 7, :n)"
+        for number, name in enumerate(("answered", "open"), start=1):
+            into = 'INSERT INTO queries (id, kind, items, "group", sampler, policy_step, commit_number) VALUES '
+            connection.execute(sa.text(into + row), {"id": name, "n": number})
+        into = "INSERT INTO judgements (id, query, rater, answer, commit_number) VALUES ('1', 'answered', 'ann', 'left', 3)"
+        connection.execute(sa.text(into))
+        connection.execute(sa.text("UPDATE commits SET number = 3"))
+    engine.dispose()
+    with Store(url, create=False) as store:
+        assert store.judgements() == [Judgement("1", "answered", "ann", "left")]
+        assert [lease.query.id for lease in Queue(store).lease("bob", 5)] == ["open"]
+
+
 def test_a_newer_store_is_refused_untouched(url: str):
     with Store(url) as store, store.engine.begin() as connection:
         connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    with pytest.raises(StoreError, match="is of version 9999, written by a newer tutelage; this one reads up to version 0001"):
+    with pytest.raises(StoreError, match="is of version 9999, written by a newer tutelage; this one reads up to version 0002"):
         Store(url)
 
 
@@ -271,7 +296,7 @@ class TestSqlite:
     def test_readers_do_not_wait_for_a_writer(self, sqlite_url: str):
         with Store(sqlite_url) as store, Store(sqlite_url, patience=0.0) as reader:
             store.add([query("q")])
-            with store._transaction(write=True):
+            with store.transaction(write=True):
                 assert len(reader.queries()) == 1
                 with pytest.raises(StoreError, match=r"feedback\.sqlite failed: database is locked"):
                     reader.add([query("r")])

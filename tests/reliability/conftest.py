@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.feedback.conftest import postgresql, postgresql_url, sqlite_url, url
 from tutelage.experiment.fingerprint import commit, hardware
+
+__all__ = ["postgresql", "postgresql_url", "sqlite_url", "url"]
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "reliability.jsonl"
 

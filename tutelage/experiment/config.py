@@ -112,8 +112,8 @@ class RunConfig:
     true_reward: str = "game"
     """What is learned from, or judged by (a scripted teacher): "game", its "sign" (Atari), or py:module:function of (observation,
     action)."""
-    rater: typing.Literal["oracle", "store"] = "oracle"
-    """Who answers: a scripted teacher, or whoever writes into the store."""
+    rater: typing.Literal["oracle", "store", "human"] = "oracle"
+    """Who answers: a scripted teacher, whoever writes into the store, or (human) the same with a page opened to answer on."""
     teacher: str = "oracle"
     """Which scripted teacher: oracle, mistake, stoc, skip, equal, myopic (B-Pref), or coin, who knows nothing."""
     asynchronous: bool = False

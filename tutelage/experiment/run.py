@@ -116,7 +116,7 @@ class Experiment:
         config, seed = self.config, self.seeds[index]
         if self._custom_raters is not None:
             return self._custom_raters(seed)
-        if config.rater == "store":
+        if config.rater != "oracle":
             return StoreRater(self.store, group)
         if config.teacher not in TEACHERS:
             raise ConfigError(f'teacher "{config.teacher}" is none of {", ".join(TEACHERS)}')
@@ -312,6 +312,11 @@ class Experiment:
             reason = loaded.state["rollout"]["snapshots"][fresh[0]]["cannot_snapshot"]
             which = f"copies {', '.join(map(str, fresh))}" if len(fresh) > 1 else f"copy {fresh[0]}"
             sentences.append(f"{which} of the game started a fresh episode: {reason}")
+        if (erased := self._erased()) > 0:
+            sentences.append(
+                f"{erased} answers to this run's queries were deleted at the wish of whoever gave them; it goes on without them and can "
+                "no longer be repeated exactly"
+            )
         if not self._ended:  # a run that has ended does not go on, and its log and report stay as they are
             self.log.append("resumed", loaded.step, restored=sentences, **({"heard": heard} if any(heard) else {}))
         return sentences
@@ -361,6 +366,11 @@ class Experiment:
                 known.setdefault(max([lived, *known]), max([rater.cursor, *known.values()]))
             self.lesson.heard_before[index] = known
         return [sorted([at, cursor] for at, cursor in known.items()) for known in self.lesson.heard_before]
+
+    def _erased(self) -> int:
+        """How many answers to this run's queries are gone from the store."""
+        raters = [] if self.lesson is None else self.lesson.raters
+        return sum(len(rater.store.erasures(rater.group)) for rater in raters if isinstance(rater, StoreRater))
 
     def finish(self) -> None:
         """The last event; the report and the command line build on it. A run ends once, however often it is resumed."""

@@ -24,11 +24,13 @@ def train(
     beside: Sequence[Path] = (),
     raters: Callable[[int], Rater] | None = None,
     console: Console | None = None,
+    begun: Callable[[Path], None] | None = None,
 ) -> Path:
     """Train a new run in the directory `out` (None: a fresh one under runs/) and write its report; returns the directory.
 
     beside: other runs to show in the report. raters: makes the rater of a seed, in place of a scripted teacher.
-    console: where progress is shown. Raises RunError when `out` already holds a run or is in use, ConfigError for a device
+    console: where progress is shown. begun: called with the directory as soon as there is something to look at in it.
+    Raises RunError when `out` already holds a run or is in use, ConfigError for a device
     that is not there.
     """
     _check_device(config.device)
@@ -37,11 +39,17 @@ def train(
         raise RunError(f"{out} already holds a run; `tutelage resume {out}` continues it, another --out starts anew")
     with Experiment(config, out, raters) as experiment:
         experiment.begin()
+        if begun is not None:
+            begun(out)
         return _to_the_end(experiment, beside, console or Console())
 
 
 def resume(
-    out: Path | str, beside: Sequence[Path] = (), raters: Callable[[int], Rater] | None = None, console: Console | None = None
+    out: Path | str,
+    beside: Sequence[Path] = (),
+    raters: Callable[[int], Rater] | None = None,
+    console: Console | None = None,
+    begun: Callable[[Path], None] | None = None,
 ) -> Path:
     """Continue the run in `out` from its newest valid checkpoint, and say what was restored; returns `out`.
 
@@ -53,6 +61,8 @@ def resume(
     with Experiment(config, out, raters) as experiment:
         for sentence in experiment.restore():
             console.print(sentence, highlight=False, soft_wrap=True)
+        if begun is not None and not experiment.finished:
+            begun(out)
         if experiment.finished:
             console.print(f"all {config.steps:,} steps had been taken; nothing is left to learn", highlight=False)
         return _to_the_end(experiment, beside, console)

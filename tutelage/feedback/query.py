@@ -3,21 +3,35 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
-ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"pair": ("left", "right", "tie", "unknown")})
-"""What may be answered to a query of each kind. "left" is the first item, whatever side of the screen it was shown on."""
+ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "pair": ("left", "right", "tie", "unknown"),
+        "rank": ("unknown",),
+        "rate": ("1", "2", "3", "4", "5", "6", "7", "up", "down", "unknown"),
+        "flag": ("fine", "unknown"),
+    }
+)
+"""What may be answered to a query of each kind. "left" is the first item, whatever side of the screen it was shown on.
 
-ITEMS: Mapping[str, int] = MappingProxyType({"pair": 2})
-"""How many items a query of each kind has."""
+A rank may also be answered with an order such as "2>0=1>3" (best first, = between equals), and a flag with "never@17": what
+happens at step 17 must never happen.
+"""
+
+ITEMS: Mapping[str, tuple[int, int]] = MappingProxyType({"pair": (2, 2), "rank": (4, 9), "rate": (1, 1), "flag": (1, 1)})
+"""How few and how many items a query of each kind has."""
 
 LABELS: Mapping[str, float | None] = MappingProxyType({"left": 1.0, "right": 0.0, "tie": 0.5, "unknown": None})
 
 LONGEST_TEXT = 1000
+LONGEST_ITEM = 100_000
+"""Characters of a text that is itself an item."""
 LARGEST_INTEGER = 2**63 - 1
 
 
@@ -54,6 +68,26 @@ class SegmentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TextRecord:
+    """A text that queries speak of, as an item or as a prompt."""
+
+    id: str
+    """Hash of the text: see `text_hash`."""
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_text(self, "id")
+        _check_string("text", self.text, LONGEST_ITEM)
+        if self.id != text_hash(self.text):
+            raise FeedbackError(f'text "{self.id}" is not what its id says; the id {text_hash(self.text)} was expected')
+
+
+def text_hash(text: str) -> str:
+    """The id of a text: the first 32 digits of its SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One question about items. Its id names this content for ever: asking it again under the same id is the same question."""
 
@@ -67,14 +101,18 @@ class Query:
     """Which rule chose it."""
     policy_step: int
     """Environment steps that the policy had learned from when the query was made."""
+    prompt: str | None = None
+    """The id of the text that the items answer; None where they answer none."""
 
     def __post_init__(self) -> None:
-        _check_text(self, "id", "kind", "group", "sampler")
+        _check_text(self, "id", "kind", "group", "sampler", *(["prompt"] if self.prompt is not None else []))
         _check_integer("policy_step", self.policy_step, least=0)
         if self.kind not in ITEMS:
             raise FeedbackError(f'kind "{self.kind}" is none of {", ".join(ITEMS)}, in query "{self.id}"')
-        if len(self.items) != ITEMS[self.kind]:
-            raise FeedbackError(f'items are {list(self.items)}; a {self.kind} has {ITEMS[self.kind]} items, in query "{self.id}"')
+        fewest, most = ITEMS[self.kind]
+        if not fewest <= len(self.items) <= most:
+            count = f"{fewest} item{'s' * (fewest > 1)}" if fewest == most else f"{fewest} to {most} items"
+            raise FeedbackError(f'items are {list(self.items)[:10]}; a {self.kind} has {count}, in query "{self.id}"')
         for item in self.items:
             _check_string("an item", item)
 
@@ -101,36 +139,73 @@ class Judgement:
     """Unix seconds; None if not recorded."""
     supersedes: str | None = None
     """The id of the judgement that this one replaces: of the same rater, about the same query."""
+    note: str | None = None
+    """Why, in the rater's words."""
+    confidence: int | None = None
+    """From 1 (a guess) to 9 (certain); None if not asked."""
 
     def __post_init__(self) -> None:
         _check_text(self, "id", "query", "rater", "answer")
         for name, seconds in (("shown_at", self.shown_at), ("answered_at", self.answered_at)):
             if seconds is not None and not math.isfinite(seconds):
                 raise FeedbackError(f"{name} is {seconds}; finite Unix seconds or nothing were expected")
+        if self.note is not None:
+            _check_text(self, "note")
+        if self.confidence is not None and not 1 <= self.confidence <= 9:
+            raise FeedbackError(f"confidence is {_shown(self.confidence)}; an integer from 1 to 9 was expected")
         if self.supersedes is not None:
             _check_text(self, "supersedes")
             if self.supersedes == self.id:
                 raise FeedbackError(f'judgement "{self.id}" supersedes itself; another judgement\'s id was expected')
 
 
-Row = SegmentRecord | Query | Judgement
+Row = SegmentRecord | TextRecord | Query | Judgement
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
-def new_query(kind: str, items: Sequence[str], group: str, sampler: str, policy_step: int, repeat: int = 0) -> Query:
+def new_query(
+    kind: str, items: Sequence[str], group: str, sampler: str, policy_step: int, repeat: int = 0, prompt: str | None = None
+) -> Query:
     """A query whose id is derived from its content, so that a resumed run that asks again asks under the same id.
 
     repeat: a number that tells apart queries that ask the same thing on purpose.
     """
-    content = json.dumps([kind, list(items), group, sampler, policy_step, repeat])
-    return Query(hashlib.sha256(content.encode()).hexdigest()[:32], kind, tuple(items), group, sampler, policy_step)
+    content = json.dumps([kind, list(items), group, sampler, policy_step, repeat, *([] if prompt is None else [prompt])])
+    return Query(hashlib.sha256(content.encode()).hexdigest()[:32], kind, tuple(items), group, sampler, policy_step, prompt)
+
+
+def ranking_of(answer: str, items: int) -> list[list[int]] | None:
+    """ "2>0=1>3" as [[2], [0, 1], [3]], best first; None if this is no order of so many items."""
+    if not re.fullmatch(r"\d([>=]\d)*", answer):
+        return None
+    tiers = [[int(index) for index in tier.split("=")] for tier in answer.split(">")]
+    return tiers if sorted(index for tier in tiers for index in tier) == list(range(items)) else None
+
+
+def ranked_pairs(answer: str, items: int) -> list[tuple[int, int, float]]:
+    """All pairs (first, second, label) with first < second that a ranking implies: label 1, 0, or 1/2 between equals.
+
+    One ranking stays one judgement; a reward model trains on all its pairs at once (Ouyang et al. 2022, arXiv 2203.02155,
+    section 3.5). Raises FeedbackError for an answer that is no order of so many items; "unknown" implies nothing.
+    """
+    if answer == "unknown":
+        return []
+    tiers = ranking_of(answer, items)
+    if tiers is None:
+        raise FeedbackError(f'answer "{answer}" is no order of {items} items; one such as {">".join(map(str, range(items)))} was expected')
+    place = {index: place for place, tier in enumerate(tiers) for index in tier}
+    label = lambda first, second: 0.5 if place[first] == place[second] else float(place[first] < place[second])
+    return [(first, second, label(first, second)) for first in range(items) for second in range(first + 1, items)]
 
 
 def check_answer(judgement: Judgement, query: Query) -> None:
     """Raises FeedbackError if this is no possible answer to this query."""
     answers = ANSWERS[query.kind]
-    if judgement.answer not in answers:
-        raise FeedbackError(f'answer "{judgement.answer}" is none of {", ".join(answers)}')
+    ranked = query.kind == "rank" and ranking_of(judgement.answer, len(query.items)) is not None
+    flagged = query.kind == "flag" and re.fullmatch(r"never@\d{1,9}", judgement.answer)
+    if judgement.answer not in answers and not ranked and not flagged:
+        also = {"rank": f"{'>'.join(map(str, range(len(query.items))))}, ", "flag": "never@STEP, "}.get(query.kind, "")
+        raise FeedbackError(f'answer "{judgement.answer[:80]}" is none of {also}{", ".join(answers)}')
     if judgement.shown_order is not None and sorted(judgement.shown_order) != list(range(len(query.items))):
         raise FeedbackError(f"shown_order is {list(judgement.shown_order)}; an order of the {len(query.items)} items was expected")
 
@@ -200,6 +275,7 @@ _FORMS: Mapping[Any, tuple[Callable[[object], Any], str]] = MappingProxyType(
         tuple[str, ...]: (_texts, "a list of texts"),
         tuple[int, ...] | None: (_order, "a list of indices, or null,"),
         float | None: (_seconds, "a number of Unix seconds, or null,"),
+        int | None: (lambda value: None if value is None else _integer(value), "an integer, or null,"),
         str | None: (lambda value: None if value is None else _text(value), "text, or null,"),
     }
 )
@@ -216,10 +292,10 @@ def _check_text(row: Row, *names: str) -> None:
         _check_string(name, getattr(row, name))
 
 
-def _check_string(name: str, value: str) -> None:
+def _check_string(name: str, value: str, longest: int = LONGEST_TEXT) -> None:
     # No database stores a lone surrogate, and PostgreSQL no NUL: better refused here than by one store and not by another.
-    if not 1 <= len(value) <= LONGEST_TEXT or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
-        raise FeedbackError(f"{name} is {_shown(value)}; text of 1 to {LONGEST_TEXT} characters was expected")
+    if not 1 <= len(value) <= longest or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        raise FeedbackError(f"{name} is {_shown(value)}; text of 1 to {longest} characters was expected")
 
 
 def _shown(value: object) -> str:

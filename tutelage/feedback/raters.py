@@ -236,6 +236,9 @@ class StoreRater(Rater):
         for judgement in self.store.judgements(self.group, self.cursor, until):
             earlier = newest.pop(judgement.supersedes, None) if judgement.supersedes is not None else None
             newest[judgement.id] = judgement if earlier is None else replace(judgement, supersedes=earlier.supersedes)
+        for name, query in self.store.erasures(self.group, self.cursor, until):
+            # To a lesson a deleted answer is one that was taken back: its next fit goes without it.
+            newest[f"erased:{name}"] = Judgement(f"erased:{name}", query, "erased", "unknown", supersedes=name)
         self.cursor = until
         return list(newest.values())
 

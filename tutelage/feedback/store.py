@@ -10,9 +10,9 @@ number misses nothing. A database sequence would not do: it hands out 7 before 8
 The price is that writers queue up; a commit takes milliseconds and raters take seconds.
 """
 
+import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
@@ -25,64 +25,43 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from tutelage.feedback.query import FeedbackError, Judgement, Query, Row, SegmentRecord, check_answer, from_row, to_row
+from tutelage.feedback.query import FeedbackError, Judgement, Query, Row, SegmentRecord, TextRecord, check_answer, from_row, to_row
+from tutelage.feedback.tables import (
+    COMMITS,
+    ERASURES,
+    JUDGEMENTS,
+    LEASES,
+    QUERIES,
+    REPEATS,
+    SEGMENTS,
+    TEXTS,
+    WAITING,
+    WITHDRAWALS,
+)
 
-METADATA = sa.MetaData()
-COMMITS = sa.Table(
-    "commits",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("number", sa.BigInteger, nullable=False),
-)
-"""One row: the number of the newest committed row of the other tables."""
-SEGMENTS = sa.Table(
-    "segments",
-    METADATA,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("location", sa.Text, primary_key=True),
-    sa.Column("game", sa.Text, nullable=False),
-    sa.Column("length", sa.BigInteger, nullable=False),
-    sa.Column("commit_number", sa.BigInteger, nullable=False, unique=True),
-)
-QUERIES = sa.Table(
-    "queries",
-    METADATA,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("items", sa.JSON, nullable=False),
-    sa.Column("group", sa.Text, nullable=False, index=True),
-    sa.Column("sampler", sa.Text, nullable=False),
-    sa.Column("policy_step", sa.BigInteger, nullable=False),
-    sa.Column("commit_number", sa.BigInteger, nullable=False, unique=True),
-)
-JUDGEMENTS = sa.Table(
-    "judgements",
-    METADATA,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("query", sa.Text, sa.ForeignKey("queries.id"), nullable=False, index=True),
-    sa.Column("rater", sa.Text, nullable=False),
-    sa.Column("answer", sa.Text, nullable=False),
-    sa.Column("shown_order", sa.JSON(none_as_null=True)),
-    sa.Column("shown_at", sa.Double),
-    sa.Column("answered_at", sa.Double),
-    sa.Column("supersedes", sa.Text, sa.ForeignKey("judgements.id"), unique=True),
-    sa.Column("commit_number", sa.BigInteger, nullable=False, unique=True),
-)
 VERSION_TABLE = "feedback_version"
 """Where Alembic notes the revision; a name of our own, for a database that other programs use too."""
 
-TABLES: MappingProxyType[type[Row], sa.Table] = MappingProxyType({SegmentRecord: SEGMENTS, Query: QUERIES, Judgement: JUDGEMENTS})
+TABLES: MappingProxyType[type[Row], sa.Table] = MappingProxyType(
+    {SegmentRecord: SEGMENTS, TextRecord: TEXTS, Query: QUERIES, Judgement: JUDGEMENTS}
+)
 """In the order in which their rows refer to one another."""
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 _MIGRATING = threading.Lock()  # Alembic keeps the migration that runs in a global
 _ADVISORY_LOCK = 0x7475_7465  # "tute": PostgreSQL processes that open a new store at the same time take turns
+REPEAT = "repeat"
+"""The sampler of queries that ask the same rater again: they never wait for another."""
 _CHUNK = 500  # ids per SELECT; the oldest SQLite takes 999
 
 
 class StoreError(FeedbackError):
     """The store refuses, or its database does; one sentence: what was given, what was expected, where."""
+
+
+class StoreFailure(StoreError):
+    """The database itself failed: what was asked may be asked again later."""
 
 
 def file_url(path: Path) -> sa.URL:
@@ -102,6 +81,7 @@ class Store:
         create: False refuses a database that is not yet a store. patience: seconds to wait for another writer.
         Raises StoreError for a URL that leads nowhere, and for a database that a newer version has written.
         """
+        self._writing = threading.Lock()
         try:
             self.url = sa.make_url(url)
             self.name = self.url.render_as_string(hide_password=True)
@@ -140,18 +120,22 @@ class Store:
 
     def head(self) -> int:
         """The number of the newest commit; 0 for an empty store. Everything up to it is visible to later reads."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return connection.execute(sa.select(COMMITS.c.number)).scalar_one()
 
     def segments(self, ids: Sequence[str]) -> list[SegmentRecord]:
         """All places of these segments, in commit order."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             found = list(_by_column(connection, SegmentRecord, "id", ids))
         return [record for _, record in sorted(found, key=lambda pair: pair[0])]
 
     def queries(self, group: str | None = None, after: int = 0, until: int | None = None) -> list[Query]:
         """Those committed after number `after` and up to `until`, in commit order."""
         return self._read(Query, sa.select(QUERIES), group, after, until)
+
+    def queries_within(self, connection: sa.Connection, ids: Sequence[str]) -> list[Query]:
+        """These queries, as a part of a transaction that does more."""
+        return [query for _, query in _by_column(connection, Query, "id", ids)]
 
     def judgements(self, group: str | None = None, after: int = 0, until: int | None = None) -> list[Judgement]:
         """Those committed after number `after` and up to `until`, in commit order, superseded ones included."""
@@ -168,27 +152,97 @@ class Store:
         self.close()
 
     def _add(self, rows: list[Row], keep_valid: bool) -> list[bool | StoreError]:
+        with self.transaction(write=True) as connection:
+            return self.add_within(connection, rows, keep_valid)
+
+    def add_within(self, connection: sa.Connection, rows: list[Row], keep_valid: bool = False) -> list[bool | StoreError]:
+        """`add`, or `add_valid`, as a part of a writing transaction that does more."""
         outcomes: list[bool | StoreError] = []
         new: dict[type[Row], list[dict[str, Any]]] = {record: [] for record in TABLES}
-        with self._transaction(write=True) as connection:
-            number = connection.execute(sa.select(COMMITS.c.number).with_for_update()).scalar_one()
-            admission = _Admission(connection, rows)
-            for row in rows:
-                try:
-                    outcomes.append(admission.is_new(row))
-                except StoreError as error:
-                    if not keep_valid:
-                        raise
-                    outcomes.append(error)
-                    continue
-                if outcomes[-1]:
-                    number += 1
-                    new[type(row)].append(to_row(row) | {"commit_number": number})
-            for record, table in TABLES.items():
-                if new[record]:
-                    connection.execute(sa.insert(table), new[record])
-            connection.execute(sa.update(COMMITS).values(number=number))
+        number = self.next_number(connection)
+        admission = _Admission(connection, rows)
+        for row in rows:
+            try:
+                outcomes.append(admission.is_new(row))
+            except StoreError as error:
+                if not keep_valid:
+                    raise
+                outcomes.append(error)
+                continue
+            if outcomes[-1]:
+                number += 1
+                new[type(row)].append(to_row(row) | {"commit_number": number})
+        for record, table in TABLES.items():
+            if new[record]:
+                connection.execute(sa.insert(table), new[record])
+        waiting = [
+            {"query": row["id"], "group": row["group"], "turn": -row["policy_step"], "commit_number": row["commit_number"]}
+            for row in new[Query]
+            if row["sampler"] != REPEAT
+        ]
+        if waiting:
+            connection.execute(sa.insert(WAITING), waiting)
+        connection.execute(sa.update(COMMITS).values(number=number))
         return outcomes
+
+    @staticmethod
+    def next_number(connection: sa.Connection) -> int:
+        """The number of the newest commit, locked until this transaction ends: whoever asks for it writes alone."""
+        return connection.execute(sa.select(COMMITS.c.number).with_for_update()).scalar_one()
+
+    def texts(self, ids: Sequence[str]) -> list[TextRecord]:
+        """These texts, in commit order."""
+        with self.transaction() as connection:
+            found = list(_by_column(connection, TextRecord, "id", ids))
+        return [record for _, record in sorted(found, key=lambda pair: pair[0])]
+
+    def erase(self, rater: str, at: float) -> int:
+        """Deletes every judgement of a rater, from the disk too; returns how many there were.
+
+        Of each only an erasure remains, so that whoever has heard it learns that it no longer counts. at: Unix seconds.
+        """
+        with self.transaction(write=True) as connection:
+            number = self.next_number(connection)
+            gone = connection.execute(sa.select(JUDGEMENTS.c.id, JUDGEMENTS.c.query).where(JUDGEMENTS.c.rater == rater)).all()
+            for judgement, query in gone:
+                number += 1
+                row = {"judgement": judgement, "query": query, "erased_at": at, "commit_number": number}
+                connection.execute(sa.insert(ERASURES).values(row))
+            connection.execute(sa.delete(JUDGEMENTS).where(JUDGEMENTS.c.rater == rater))
+            connection.execute(sa.delete(LEASES).where(LEASES.c.rater == rater))
+            connection.execute(sa.delete(REPEATS).where(REPEATS.c.rater == rater))
+            lost = [query for _, query in gone]
+            known = sa.union(sa.select(WAITING.c.query), sa.select(WITHDRAWALS.c.query))
+            for start in range(0, len(lost), _CHUNK):
+                again = sa.select(QUERIES.c.id, QUERIES.c.group, -QUERIES.c.policy_step, QUERIES.c.commit_number).where(
+                    QUERIES.c.id.in_(lost[start : start + _CHUNK]), QUERIES.c.sampler != REPEAT, QUERIES.c.id.not_in(known)
+                )
+                connection.execute(sa.insert(WAITING).from_select(["query", "group", "turn", "commit_number"], again))
+            connection.execute(sa.update(COMMITS).values(number=number))
+        self._vacuum()
+        return len(gone)
+
+    def erasures(self, group: str, after: int = 0, until: int | None = None) -> list[tuple[str, str]]:
+        """(judgement, query) of what was erased after commit `after` and up to `until`, in the order of erasing."""
+        number = ERASURES.c.commit_number
+        select = sa.select(ERASURES.c.judgement, ERASURES.c.query).join(QUERIES, QUERIES.c.id == ERASURES.c.query)
+        select = select.where(QUERIES.c.group == group, number > after).order_by(number)
+        with self.transaction() as connection:
+            found = connection.execute(select if until is None else select.where(number <= until)).all()
+        return [(judgement, query) for judgement, query in found]
+
+    def _vacuum(self) -> None:
+        """What was deleted leaves the files as well, not only the tables."""
+        try:
+            if self.url.get_backend_name() != "sqlite":
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    connection.exec_driver_sql("VACUUM")
+                return
+            with self.engine.connect().execution_options(tutelage_bare=True) as connection:
+                connection.exec_driver_sql("VACUUM")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store {self.name} deleted the rows but could not clean its files: {_reason(error)}") from error
 
     def _read(self, record: type[AnyRow], select: sa.Select[Any], group: str | None, after: int, until: int | None) -> list[AnyRow]:
         number = TABLES[record].c.commit_number
@@ -197,16 +251,19 @@ class Store:
             select = select.where(number <= until)
         if group is not None:
             select = select.where(QUERIES.c.group == group)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_record(record, row._asdict()) for row in connection.execute(select)]
 
-    @contextmanager
-    def _transaction(self, write: bool = False) -> Iterator[sa.Connection]:
+    @contextlib.contextmanager
+    def transaction(self, write: bool = False) -> Iterator[sa.Connection]:
+        """A connection whose changes are committed together at the end. Raises StoreFailure when the database fails."""
+        # SQLite lets waiting writers sleep and look again; threads of one process pass the turn on at once.
+        turn = self._writing if write else contextlib.nullcontext()
         try:
-            with self.engine.connect().execution_options(tutelage_write=write) as connection, connection.begin():
+            with turn, self.engine.connect().execution_options(tutelage_write=write) as connection, connection.begin():
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(f"the store {self.name} failed: {_reason(error)}") from error
+            raise StoreFailure(f"the store {self.name} failed: {_reason(error)}") from error
 
     def _check_sqlite(self, create: bool) -> None:
         file = self.url.database
@@ -222,7 +279,7 @@ class Store:
         config.set_main_option("script_location", "tutelage.feedback:migrations")
         script = ScriptDirectory.from_config(config)
         revisions = {revision.revision for revision in script.walk_revisions()}
-        with _MIGRATING, self._transaction(write=True) as connection:
+        with _MIGRATING, self.transaction(write=True) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             current = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
@@ -247,17 +304,27 @@ class _Admission:
         superseded = [j.supersedes for j in judgements if j.supersedes is not None]
         wanted: list[tuple[type[Row], str, list[str]]] = [
             (SegmentRecord, "id", [row.id for row in rows if isinstance(row, SegmentRecord)]),
+            (TextRecord, "id", [row.id for row in rows if isinstance(row, TextRecord)]),
             (Query, "id", queries),
             (Judgement, "id", [j.id for j in judgements] + superseded),
             (Judgement, "supersedes", superseded),
         ]
         self.segments: dict[tuple[str, str], SegmentRecord] = {}
+        self.texts: dict[str, TextRecord] = {}
         self.queries: dict[str, Query] = {}
         self.judgements: dict[str, Judgement] = {}
         self.successor: dict[str, str] = {}
         for record, column, values in wanted:
             for _, row in _by_column(connection, record, column, values):
                 self._hold(row)
+        ids = [j.id for j in judgements]
+        self.erased = {
+            name
+            for start in range(0, len(ids), _CHUNK)
+            for name in connection.execute(
+                sa.select(ERASURES.c.judgement).where(ERASURES.c.judgement.in_(ids[start : start + _CHUNK]))
+            ).scalars()
+        }
 
     def is_new(self, row: Row) -> bool:
         """False if the same row is there already. Raises StoreError if it may not be."""
@@ -279,11 +346,15 @@ class _Admission:
     def _there(self, row: Row) -> Row | None:
         if isinstance(row, SegmentRecord):
             return self.segments.get((row.id, row.location))
+        if isinstance(row, TextRecord):
+            return self.texts.get(row.id)
         return self.queries.get(row.id) if isinstance(row, Query) else self.judgements.get(row.id)
 
     def _hold(self, row: Row) -> None:
         if isinstance(row, SegmentRecord):
             self.segments[row.id, row.location] = row
+        elif isinstance(row, TextRecord):
+            self.texts[row.id] = row
         elif isinstance(row, Query):
             self.queries[row.id] = row
         else:
@@ -292,6 +363,8 @@ class _Admission:
                 self.successor[row.supersedes] = row.id
 
     def _check_judgement(self, row: Judgement) -> None:
+        if row.id in self.erased:
+            raise StoreError(f'judgement "{row.id}" was deleted at the wish of its rater; it cannot come back')
         query = self.queries.get(row.query)
         if query is None:
             raise StoreError(f'judgement "{row.id}" answers query "{row.query}", which the store does not hold')
@@ -337,7 +410,10 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A writer that began by reading could not get the lock later without losing what it read, and would fail at once.
-    write = connection.get_execution_options().get("tutelage_write", False)
+    options = connection.get_execution_options()
+    if options.get("tutelage_bare", False):  # a file cannot be rewritten within a transaction
+        return
+    write = options.get("tutelage_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 

@@ -240,7 +240,9 @@ class AtariGame(Game):
         self._seats = [_Seat(rom, rules) for _ in range(copies)]
         shape = self._seats[0].observation.shape
         self.observation_space = Box(shape, np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), "uint8")
-        self._choices = len(self._seats[0].actions)
+        self.action_names: tuple[str, ...] = tuple(action.name for action in self._seats[0].actions)
+        """What each action does on the console: NOOP, FIRE, UPRIGHT, LEFTFIRE, ..."""
+        self._choices = len(self.action_names)
         self.action_space = Discrete(self._choices)
 
     def reset(self, seed: Sequence[int] | None = None, where: Bool[Tensor, "B"] | None = None) -> Nested:

@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from tutelage.feedback.store import METADATA, VERSION_TABLE
+from tutelage.feedback.store import VERSION_TABLE
+from tutelage.feedback.tables import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA, version_table=VERSION_TABLE)
 with context.begin_transaction():

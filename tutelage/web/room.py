@@ -1,0 +1,103 @@
+"""What one server holds, and what its pages are drawn from."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.templating import Jinja2Templates
+
+from tutelage.feedback.queue import Progress, Queue
+from tutelage.feedback.store import Store
+from tutelage.web.accounts import Accounts
+from tutelage.web.charts import Line, chart
+from tutelage.web.clips import ClipService
+from tutelage.web.play import Seats
+from tutelage.web.runs import Runs, RunView
+
+REMEMBERED_SECONDS = 1.0
+"""How old counts may be that every page asks for every few seconds."""
+FIRST_GUESS = 5.0
+"""Seconds per answer before a rater has given any (Christiano et al. 2017: 3 to 5)."""
+
+
+@dataclass
+class Room:
+    """The parts of one server."""
+
+    store: Store
+    queue: Queue
+    accounts: Accounts
+    clips: ClipService
+    seats: Seats
+    runs: Runs
+    templates: Jinja2Templates
+    with_accounts: bool
+    tls: bool
+    _progress: dict[str, tuple[float, Progress]] = field(default_factory=dict)
+
+    def page(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
+        """A page; every template may use the session."""
+        session = getattr(request.state, "session", None)
+        return self.templates.TemplateResponse(request, template, context | {"session": session, "room": self}, status)
+
+    def progress(self, group: str) -> Progress:
+        """Of one group, at most a second old."""
+        at, known = self._progress.get(group, (0.0, None))
+        if known is None or time.monotonic() - at > REMEMBERED_SECONDS:
+            known = self.queue.progress(group)
+            self._progress[group] = time.monotonic(), known
+        return known
+
+    def groups(self, view: RunView | None = None) -> list[str]:
+        """All groups, or those of one run."""
+        return [group for group in self.queue.groups() if view is None or self.runs.of(group) is view]
+
+    def lesson(self, rater: str) -> dict[str, Any]:
+        """How much of the lesson is done, as the working pages say it."""
+        views = self.runs.all()
+        counts = [self.progress(group) for group in self.groups()]
+        answered, asked = sum(c.answered for c in counts), sum(c.asked - c.withdrawn for c in counts)
+        budget = max(asked, sum(view.budget for view in views if not view.finished))
+        seconds = self.queue.seconds_per_answer(rater)
+        pace = statistics.median(seconds) if seconds else FIRST_GUESS
+        following = [view.next_session for view in views if view.next_session is not None]
+        return {
+            "answered": answered,
+            "budget": budget,
+            "waiting": sum(c.waiting for c in counts),
+            "yours": len(seconds),
+            "seconds_left": round(pace * max(budget - answered, 0)),
+            "step": min((view.step for view in views), default=None),
+            "steps": min((view.steps for view in views), default=None),
+            "next_session": min(following, default=None),
+            "finished": bool(views) and all(view.finished for view in views),
+        }
+
+    def board(self) -> dict[str, Any]:
+        """What the live board shows of each run."""
+        shown: list[dict[str, Any]] = []
+        for view in self.runs.all():
+            counts = [self.progress(group) for group in self.groups(view)]
+            name = view.directory.resolve().name
+            shown.append(
+                {
+                    "view": view,
+                    "name": name,
+                    "answered": sum(c.answered for c in counts),
+                    "waiting": sum(c.waiting for c in counts),
+                    "returns": chart([Line(f"seed {seed}", points) for seed, points in view.returns.items()], view.step),
+                    "accuracy": chart([Line("foretold", view.accuracy)], view.step, least=0.0, most=1.0),
+                    "films": [
+                        (f"/films/{quote(name)}/{quote(file)}", caption) for file, caption in [*view.films[:1], *view.films[1:][-1:]]
+                    ],
+                }
+            )
+        return {"runs": shown, "groups": [(group, self.progress(group)) for group in self.groups()]}
+
+    def clip_address(self, item: str) -> str:
+        """Where browsers find the clip of a segment."""
+        return f"/clips/{item}"
