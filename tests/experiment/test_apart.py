@@ -124,7 +124,8 @@ def test_killing_any_of_the_three_loses_nothing_and_repeats_no_question(tmp_path
     trio.start("reward")
     trio.wait(lambda: trio.models() > before)
     trio.live(180)
-    assert trio.policy.learner.learned.all()
+    policy: Any = trio.policy.learner
+    assert policy.learned.all()
     trio.policy.close()  # the policy too: what it had since its newest checkpoint is lived again
     asked = trio.counts()[0]
     trio.policy = Experiment(CONFIG, tmp_path / "run")

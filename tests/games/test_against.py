@@ -9,6 +9,7 @@ from torch import Generator
 from tutelage.games.against import Against
 from tutelage.games.alone import Alone
 from tutelage.games.make import make
+from tutelage.games.nested import observation_shape
 from tutelage.games.particle.address import make_world
 from tutelage.games.particle.game import ParticleGame
 from tutelage.games.particle.scripted import ScriptedTeam, chase_of
@@ -30,11 +31,11 @@ def test_it_is_the_whole_game_in_which_the_others_follow_their_script(frozen: st
     _, agents, width = SIDES[frozen]
     own, whole, everybody = make(f"particle:simple_tag?frozen={frozen}", 4), make("particle:simple_tag", 4), script()
     assert isinstance(own, Against) and own.players is not None and len(own.players.groups) == 1
-    assert own.players.teams == (tuple(range(len(agents))),) and own.players.groups[0].observation_space.shape == (width,)
+    assert own.players.teams == (tuple(range(len(agents))),) and observation_shape(own.players.groups[0].observation_space) == (width,)
     g, draw = (0 if frozen == "prey" else 1), Generator().manual_seed(0)
     seen, all_seen = own.reset(seed=range(4)), whole.reset(seed=range(4))
     for step in range(60):
-        assert isinstance(seen, tuple) and isinstance(all_seen, tuple) and torch.equal(seen[0], all_seen[g])  # type: ignore[arg-type]
+        assert isinstance(seen, tuple) and isinstance(all_seen, tuple) and torch.equal(seen[0], all_seen[g])
         action = torch.randint(5, (4, len(agents)), generator=draw)
         joint = list(everybody.act(all_seen))
         joint[g] = action

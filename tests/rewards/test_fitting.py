@@ -229,5 +229,6 @@ def test_what_a_rater_likes_of_images_is_learned_and_dropout_is_for_learning_onl
     fit(made, given)
     agreed = (made.logits(fresh.side(0), fresh.side(1)).mean(1) > 0) == (fresh.label > 0.5)
     assert agreed.float().mean() > 0.8
-    rows = Rows(given.observation[:, None, :3].expand(-1, 2, -1, -1, -1, -1, -1, -1), *torch.rand(2, 1, 2, 3), torch.zeros(1, 2, 3, 2))
+    label, weight = torch.rand(2, 1, 2, 3)
+    rows = Rows(given.observation[:, None, :3].expand(-1, 2, -1, -1, -1, -1, -1, -1), label, weight, torch.zeros(1, 2, 3, 2))
     assert not torch.equal(made.gradient(rows)[0], made.gradient(rows)[0])

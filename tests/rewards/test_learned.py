@@ -39,8 +39,8 @@ def fitted_to(
     """The metrics of a fit."""
     key = torch.arange(label.numel()).view(label.shape)
     true_return = torch.stack([left[0][..., 0].sum(-1), right[0][..., 0].sum(-1)], -1)
-    clips = [torch.stack([left[i], right[i]], 2) for i in (0, 1)]
-    return fit(made, Comparisons(*clips, label, weight, key, true_return, weight > 0))
+    observation, action = (torch.stack([left[i], right[i]], 2) for i in (0, 1))
+    return fit(made, Comparisons(observation, action, label, weight, key, true_return, weight > 0))
 
 
 def cut(side: tuple[Tensor, Tensor], rows: slice, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:

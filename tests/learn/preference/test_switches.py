@@ -33,14 +33,14 @@ class Batches:
     def __init__(self, room: Classroom) -> None:
         self.given: list[Batch] = []
         inner = room.pebble.sac.update_on
-        room.pebble.sac.update_on = lambda batch: (self.given.append(batch), inner(batch))[1]  # type: ignore[method-assign]
+        room.pebble.sac.update_on = lambda batch: (self.given.append(batch), inner(batch))[1]
 
 
 def test_with_every_switch_off_a_step_is_sacs_own(tmp_path: Path):
     room = Classroom(tmp_path, dataclasses.replace(QUICK, student=with_student(disagreement_decay=0.5, softness=3.0)))
     calls: list[int] = []
     inner = room.pebble.sac.improve
-    room.pebble.sac.improve = lambda replay: (calls.append(1), inner(replay))[1]  # type: ignore[method-assign]
+    room.pebble.sac.improve = lambda replay: (calls.append(1), inner(replay))[1]
     room.run(90)
     assert len(calls) == 60 + QUICK.updates_after_reset
     assert equal(room, Classroom(tmp_path / "plain").run(90))
@@ -113,7 +113,7 @@ def test_stars_critic_bootstraps_from_what_was_done_next():
         expected.append(0.5 * error.square().mean())
     gradients = torch.autograd.grad(torch.stack(expected).sum(), list(leaves.values()))
     group = made.train.groups["conservative"]
-    group.optimizer.step = lambda gradient, active=None: seen.append(gradient)  # type: ignore[method-assign]
+    group.optimizer.step = lambda gradient, active=None: seen.append(gradient)
     seen: list[Tensor] = []
     made.update(batch, next_action, known)
     torch.testing.assert_close(seen[0], group.parameters.gather(gradients), atol=1e-6, rtol=1e-4)
@@ -122,7 +122,8 @@ def test_stars_critic_bootstraps_from_what_was_done_next():
 def test_the_actor_pays_the_pull_and_nobody_else_does(tmp_path: Path):
     made = sac.SAC(
         sac.Config(hidden=(8,), batch_size=8),
-        *(space for space in (Classroom(tmp_path).game.observation_space, Classroom(tmp_path).game.action_space)),
+        Classroom(tmp_path).game.observation_space,
+        Classroom(tmp_path).game.action_space,
         [Generator().manual_seed(i) for i in range(R)],
     )
     held = Conservative(0.3, 6.0, (3, 1), made.config, made.train.generators, made.device)
