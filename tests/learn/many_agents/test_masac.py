@@ -153,7 +153,6 @@ class Soft:
 
         return self.mean(critics) + self.mean(actors)
 
-
     def ahead(self, noise: Sequence[Sequence[Tensor]]) -> Any:
         """w [G(s, s1, a) + gamma G(s1, s2, a1) + gamma^2 Q(s2, a2)], for predictions within their bounds."""
         fixed, gamma = {name: detached(weights) for name, weights in self.leaves.items()}, self.config.discount
