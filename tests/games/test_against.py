@@ -7,9 +7,8 @@ import torch
 from torch import Generator
 
 from tutelage.games.against import Against
-from tutelage.games.alone import Alone
 from tutelage.games.make import make
-from tutelage.games.nested import observation_shape
+from tutelage.games.nested import flat_width
 from tutelage.games.particle.address import make_world
 from tutelage.games.particle.game import ParticleGame
 from tutelage.games.particle.scripted import ScriptedTeam, chase_of
@@ -31,7 +30,7 @@ def test_it_is_the_whole_game_in_which_the_others_follow_their_script(frozen: st
     _, agents, width = SIDES[frozen]
     own, whole, everybody = make(f"particle:simple_tag?frozen={frozen}", 4), make("particle:simple_tag", 4), script()
     assert isinstance(own, Against) and own.players is not None and len(own.players.groups) == 1
-    assert own.players.teams == (tuple(range(len(agents))),) and observation_shape(own.players.groups[0].observation_space) == (width,)
+    assert own.players.teams == (tuple(range(len(agents))),) and flat_width(own.players.groups[0].observation_space) == width
     g, draw = (0 if frozen == "prey" else 1), Generator().manual_seed(0)
     seen, all_seen = own.reset(seed=range(4)), whole.reset(seed=range(4))
     for step in range(60):
@@ -91,5 +90,7 @@ def test_games_that_have_no_sides_are_refused():
         Against(rivals, 0, script())
     with pytest.raises(GameError, match="frozen"):
         make("particle:simple_tag?frozen=everybody", 1)
+    choosy = make("particle:simple_tag", 1)
+    choosy.legal = lambda: torch.ones(1, 20, dtype=torch.bool)
     with pytest.raises(GameError, match="a game in which some choices are illegal was given"):
-        Against(Alone(make("gym:CartPole-v1", 1)), 0, script()).reset(seed=[0])
+        Against(choosy, 0, script()).reset(seed=[0])
