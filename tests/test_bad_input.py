@@ -36,8 +36,8 @@ def quiet() -> Console:
         ("dm:waker-walk", "there is no game dm:waker-walk; did you mean dm:walker-walk?"),
         (
             "Pendulum-v1",
-            "'Pendulum-v1' is not the address of a game: it starts with none of gym:, dm:, atari:, grid:, mdp:, matrix:, "
-            "particle:, py: and zoo:; did you mean gym:Pendulum-v1?",
+            "'Pendulum-v1' is not the address of a game: it starts with none of gym:, dm:, metaworld:, christiano:, atari:, grid:, "
+            "mdp:, matrix:, particle:, py: and zoo:; did you mean gym:Pendulum-v1?",
         ),
         ("gym:CartPole-v1", "SAC needs a vector of bounded continuous actions; this game's actions are Discrete(n=2)"),
     ],

@@ -76,7 +76,7 @@ CASES: dict[str, tuple[str, Any]] = {
     ),
     "prefppo": (
         "gym:Pendulum-v1",
-        christiano.PrefPPO(
+        family.PrefPPO(
             labels=8, initial_steps=20, session_labels=2, segment_length=5, poll_every=5, candidates=2,
             ppo=ppo.Config(hidden=(8,), window=16, epochs=2, batch_size=8), reward_model=learned.Config(**SMALL_MODEL),
         ),

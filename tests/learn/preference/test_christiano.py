@@ -22,7 +22,8 @@ from tutelage.games.atari import CHRISTIANO as CHRISTIANO_ATARI_GAMES
 from tutelage.games.make import make
 from tutelage.learn.deep import a2c, ppo, trpo
 from tutelage.learn.learner import Progress
-from tutelage.learn.preference.christiano import Christiano, Config, PrefPPO
+from tutelage.learn.preference.christiano import Christiano, Config
+from tutelage.learn.preference.family import PrefPPO
 from tutelage.learn.preference.lesson import Lesson
 from tutelage.rewards import learned
 from tutelage.rewards.source import GameReward

@@ -122,9 +122,9 @@ class Watched:
         self.steps: list[tuple[int, int, Tensor]] = []
         inner = pebble_module.bilevel_step
 
-        def bilevel_step(config, ensemble, sac, replay, comparisons):
+        def bilevel_step(config, ensemble, sac, replay, comparisons, learned):
             before = sac.train.groups["critic"].parameters.flat.clone()
-            loss = inner(config, ensemble, sac, replay, comparisons)
+            loss = inner(config, ensemble, sac, replay, comparisons, learned)
             assert torch.equal(before, sac.train.groups["critic"].parameters.flat)  # the real critic has not moved
             self.steps.append((replay.steps, int((comparisons.weight[0] > 0).sum()), loss))
             return loss
@@ -165,7 +165,7 @@ def test_bilevel_steps_lower_the_outer_loss(tmp_path: Path, monkeypatch: pytest.
     for _ in range(60):
         optimizer.zero_grad()
         loss = made.outer(made.psi).sum()
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
     assert losses[-1] < losses[0] - 1e-3 and losses == sorted(losses, reverse=True)

@@ -164,7 +164,7 @@ def test_star_trains_and_refuses_a_compiled_learner(tmp_path: Path):
     again = Classroom(tmp_path, config).load(room.state())
     assert equal(room.run(20), again.run(20))
     with pytest.raises(FeedbackError, match=r"student\.pull changes what SAC's actor pays"):
-        dataclasses.replace(config, sac=dataclasses.replace(config.sac, compile=True))
+        Classroom(tmp_path, dataclasses.replace(config, sac=dataclasses.replace(config.sac, compile=True)))
 
 
 def test_next_actions_are_those_of_the_next_slot_where_there_is_one(tmp_path: Path):

@@ -92,11 +92,11 @@ class Config:
     compile: bool = False
     """Compile the update when it is first due: a minute and a C++ compiler; equal to rounding, and faster."""
 
+    # What `Teams` and `fork` ask of every algorithm, and SAC does not leave open.
     twin_critics: ClassVar[bool] = True
     minimum_actor: ClassVar[bool] = True
     policy_delay: ClassVar[int] = 1
     exploration_noise: ClassVar[float] = 0.0
-    """What `Teams` and `fork` ask of every algorithm and SAC does not leave open."""
 
 
 def critic_loss(

@@ -102,27 +102,6 @@ class Config:
         return "learner", self.learner, getattr(self, self.learner)
 
 
-@dataclass(frozen=True)
-class PrefPPO(Config):
-    """PrefPPO of PEBBLE and B-Pref: this, with PPO and PEBBLE's reward model, after exploring by state entropy."""
-
-    labels: int = 1_000
-    initial_share: float = 0.1
-    initial_steps: int = 1_000
-    schedule_steps: float | None = None
-    session_labels: int = 100
-    segment_length: int = 50
-    recent_episodes: int = 100
-    neighbors: int = 5
-    learner: Literal["trpo", "ppo", "a2c"] = "ppo"
-    ppo: PPOConfig = field(
-        default_factory=lambda: PPOConfig(
-            hidden=(256, 256, 256), window=500, epochs=20, learning_rate=5e-5, gae_lambda=0.92, clip_range=0.4, normalize_observation=True
-        )
-    )
-    reward_model: learned.Config = field(default_factory=learned.Config)
-
-
 def reward_inputs(observation_space: Space, action_space: Space) -> tuple[int | tuple[int, ...], int]:
     """What the reward model reads: the width of a vector or the shape of an image, and the width of an action.
 

@@ -1,4 +1,4 @@
-"""The line of PEBBLE by name: what each later paper switched on, with the paper's numbers for DeepMind Control.
+"""The family by name: what each paper after Christiano 2017 and PEBBLE switched on, with its numbers for DeepMind Control.
 
 Each is PEBBLE with a few fields set, so that they can be compared fairly and combined freely. On Meta-World the papers have other
 numbers of labels and of steps between sessions, which are theirs to set who run it; the recipes do.
@@ -6,8 +6,10 @@ Landscape: model-free, off-policy, online; continuous actions; scale: deep
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from tutelage.learn.preference import pebble
+from tutelage.learn.deep.ppo import Config as PPOConfig
+from tutelage.learn.preference import christiano, pebble
 from tutelage.learn.preference.meta_reward_net import Config as MetaConfig
 from tutelage.learn.preference.rime import Config as RimeConfig
 from tutelage.learn.preference.student import Config as StudentConfig
@@ -75,3 +77,24 @@ class Star(pebble.Config):
     """The ensemble that predicts the reward (STAR: smoothing 0.05, 200 passes)."""
     student: StudentConfig = field(default_factory=lambda: StudentConfig(pull=0.1))
     """What the learner gets beside the learned reward."""
+
+
+@dataclass(frozen=True)
+class PrefPPO(christiano.Config):
+    """PrefPPO of PEBBLE and B-Pref: this, with PPO and PEBBLE's reward model, after exploring by state entropy."""
+
+    labels: int = 1_000
+    initial_share: float = 0.1
+    initial_steps: int = 1_000
+    schedule_steps: float | None = None
+    session_labels: int = 100
+    segment_length: int = 50
+    recent_episodes: int = 100
+    neighbors: int = 5
+    learner: Literal["trpo", "ppo", "a2c"] = "ppo"
+    ppo: PPOConfig = field(
+        default_factory=lambda: PPOConfig(
+            hidden=(256, 256, 256), window=500, epochs=20, learning_rate=5e-5, gae_lambda=0.92, clip_range=0.4, normalize_observation=True
+        )
+    )
+    reward_model: learned.Config = field(default_factory=learned.Config)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tutelage.equations.bellman import soft_bellman_target
@@ -81,8 +81,13 @@ def meta_reward_net_loss(
     return (loss * weight[:, None]).sum((1, 2)) / weight.sum(-1).clamp(min=1e-12)
 
 
-def bilevel_step(config: Config, ensemble: RewardEnsemble, sac: SAC, replay: Replay, comparisons: Comparisons) -> Float[Tensor, "R"]:
-    """Move the reward models of the seeds that have labels among `comparisons` by one outer gradient; returns the outer losses."""
+def bilevel_step(
+    config: Config, ensemble: RewardEnsemble, sac: SAC, replay: Replay, comparisons: Comparisons, learned: Bool[Tensor, "R"]
+) -> Float[Tensor, "R"]:
+    """Move the reward models of the seeds that have labels among `comparisons` by one outer gradient; returns the outer losses.
+
+    learned: seeds that the reward model pays; all of their memory has its new reward afterwards.
+    """
     batch = sac.unit(replay.sample(sac.config.batch_size, ensemble.generators))
     actor, target = sac.train.weights("actor"), sac.train.targets["critic"].weights
     with torch.no_grad():
@@ -103,4 +108,6 @@ def bilevel_step(config: Config, ensemble: RewardEnsemble, sac: SAC, replay: Rep
     )  # fmt: skip
     gradient = torch.autograd.grad(config.weight * loss.sum(), list(leaves.values()))
     ensemble.optimizer.step(ensemble.parameters.gather(gradient), (comparisons.weight > 0).any(-1).to(ensemble.device))
+    ensemble.measure_outputs(replay.observations(), replay.actions(), learned)
+    replay.relabel(ensemble.reward, chosen=learned)
     return loss.detach()

@@ -34,7 +34,7 @@ from tutelage.learn.preference.meta_reward_net import Config as MetaConfig
 from tutelage.learn.preference.meta_reward_net import bilevel_step
 from tutelage.learn.preference.rime import Config as RimeConfig
 from tutelage.learn.preference.rime import Rime
-from tutelage.learn.preference.session import answered, ask, learn
+from tutelage.learn.preference.session import answered, ask, learn, session_size
 from tutelage.learn.preference.student import Config as StudentConfig
 from tutelage.learn.preference.student import Student
 from tutelage.learn.preference.surf import Config as SurfConfig
@@ -96,12 +96,6 @@ class Config:
     rime: RimeConfig = field(default_factory=RimeConfig)
     """Labels that are not believed."""
 
-    def __post_init__(self) -> None:
-        if self.student.pull and self.sac.compile:
-            raise FeedbackError(
-                "student.pull changes what SAC's actor pays, which a compiled update does not follow; leave one of them away"
-            )
-
     @property
     def played_by(self) -> tuple[str, str, SACConfig]:
         """Who acts: where a checkpoint keeps it, its name as an algorithm, and its settings."""
@@ -123,8 +117,10 @@ class Pebble(RewardSource):
     ) -> None:
         """generators, reward_generators: one per seed, for the SAC and for the ensemble.
 
-        Raises FeedbackError for an unknown sampler.
+        Raises FeedbackError for an unknown sampler, and for a compiled SAC that shall be pulled.
         """
+        if config.student.pull and config.sac.compile:
+            raise FeedbackError("student.pull changes what SAC's actor pays, which a compiled update does not follow; leave one away")
         if config.sampler not in SAMPLERS:
             raise FeedbackError(f'sampler "{config.sampler}" is none of {", ".join(SAMPLERS)}')
         self.config, self.lesson = config, lesson
@@ -189,17 +185,13 @@ class Pebble(RewardSource):
         if config.meta.every and step % config.meta.every == 0 and self.learned.any() and min(self.lesson.asked) < config.labels:
             newest = self.lesson.comparisons(self.learned, config.meta.labels or config.session_labels)
             if newest is not None:
-                metrics["loss/outer"] = bilevel_step(config.meta, self.ensemble, self.sac, replay, newest)
-                self.ensemble.measure_outputs(replay.observations(), replay.actions(), self.learned)
-                replay.relabel(self.ensemble.reward, chosen=self.learned)
+                metrics["loss/outer"] = bilevel_step(config.meta, self.ensemble, self.sac, replay, newest, self.learned)
         return metrics | (self._improve(replay, step) if step > config.sac.random_steps else {})
 
     def _ask(self, replay: Replay, progress: Progress) -> None:
         """One session: candidate pairs, a choice among them, questions."""
         config, asked = self.config, self.lesson.asked
-        T, t = progress.total, progress.steps
-        factor = {"constant": 1.0, "falling": (T - t) / T, "rising": T / (T - t + 1)}[config.session_sizes]
-        usual = round(config.session_labels * factor)
+        usual = session_size(config.session_labels, config.session_sizes, progress.steps, progress.total)
         first = usual if config.first_session_labels is None else config.first_session_labels
         counts = [max(min(usual if own else first, config.labels - own), 0) for own in asked]
         samplers = [config.sampler if learned else "uniform" for learned in self.learned]

@@ -1,6 +1,7 @@
 """A session with a teacher: which clips to ask about, and what the reward model makes of the answers. The same for every method."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,12 @@ from tutelage.rewards.learned import RewardEnsemble
 
 Sift = Callable[[Comparisons, Tensor], Comparisons]
 """Changes what is believed of (comparisons, the members' mean P(left) of each `[R, N]`)."""
+
+
+def session_size(labels: int, sizes: Literal["constant", "falling", "rising"], steps: int, total_steps: int) -> int:
+    """Questions in a session after so many steps: M, M (T - t) / T or M T / (T - t + 1), rounded. B-Pref's code, schedules 0 to 2."""
+    left = total_steps - steps
+    return round(labels * {"constant": 1.0, "falling": left / total_steps, "rising": total_steps / (left + 1)}[sizes])
 
 
 def ask(
