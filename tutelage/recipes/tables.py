@@ -81,6 +81,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "pendulum": scores,
     "pebble_control": scores,
     "reward_learning": scores,
+    "preferences": scores,
     "deep_control": scores,
     "many_agents": tables,
     "simple_spread": scores,
