@@ -37,6 +37,7 @@ class Room:
     templates: Jinja2Templates
     with_accounts: bool
     tls: bool
+    _retired: set[str] = field(default_factory=set)
     _progress: dict[str, tuple[float, Progress]] = field(default_factory=dict)
 
     def page(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
@@ -55,6 +56,16 @@ class Room:
     def groups(self, view: RunView | None = None) -> list[str]:
         """All groups, or those of one run."""
         return [group for group in self.queue.groups() if view is None or self.runs.of(group) is view]
+
+    def retire(self) -> None:
+        """The queries of runs that have ended need no answer any more: nobody is asked them."""
+        for view in self.runs.all():
+            name = view.directory.resolve().name
+            if view.finished and name not in self._retired:
+                for group in self.queue.groups():
+                    if group.partition("/")[0] == name:
+                        self.queue.withdraw(group)
+                self._retired.add(name)
 
     def lesson(self, rater: str) -> dict[str, Any]:
         """How much of the lesson is done, as the working pages say it."""
