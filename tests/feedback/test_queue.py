@@ -100,7 +100,7 @@ class TestLeases:
 
     def test_only_of_one_group(self, queue: Queue):
         queue.submit([query(1), query(2, group="other")])
-        assert names(queue, "ann", 5, group="other") == ["q2"]
+        assert names(queue, "ann", 5, groups=["other"]) == ["q2"]
 
 
 class TestAnswers:

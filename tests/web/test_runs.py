@@ -67,3 +67,15 @@ def test_when_a_run_has_ended_nobody_is_asked_its_queries(tmp_path: Path):
         told = ann.get("/api/progress").json()
         assert told["finished"] is False and told["waiting"] == 1
         assert "the lesson is over" in ann.get("/teach").text
+
+
+def test_a_person_at_home_is_asked_about_the_own_run_only(tmp_path: Path):
+    app = create_app(Settings(f"sqlite:///{tmp_path / 'shared.sqlite'}", tmp_path / "clips", groups=("mine/seed-0",), accounts=True))
+    with TestClient(app, follow_redirects=False) as client:
+        lab = Lab(app, client)
+        (mine,) = lab.ask(1, group="mine/seed-0")
+        lab.ask(1, kind="rate", group="theirs/seed-0")
+        ann = lab.enter("ann")
+        leased = [ann.post("/api/leases", json={"count": 5} | wish).json()["leases"] for wish in ({}, {"group": "theirs/seed-0"})]
+        assert [[lease["query"] for lease in own] for own in leased] == [[mine.id], []]
+        assert ann.get("/api/progress").json()["waiting"] == 1

@@ -114,12 +114,12 @@ class Queue:
         return self.store.add(queries)
 
     def lease(
-        self, rater: str, count: int = 1, holding: Sequence[str] = (), group: str | None = None, kind: str | None = None
+        self, rater: str, count: int = 1, holding: Sequence[str] = (), groups: Sequence[str] | None = None, kind: str | None = None
     ) -> list[Lease]:
         """Up to `count` leases for this rater; fewer where nothing else waits.
 
         holding: queries that the rater has on screen or prefetched: their leases begin anew and they are not given again.
-        What else is leased to the rater (a page was closed and opened again) comes first. group, kind: of this one only.
+        What else is leased to the rater (a page was closed and opened again) comes first. groups, kind: of these only.
         """
         now, leases = self.clock(), list[Lease]()
         with self.store.transaction(write=True, durable=False) as connection:  # a lost lease is no loss
@@ -127,7 +127,7 @@ class Queue:
             connection.execute(sa.delete(LEASES).where(LEASES.c.expires_at <= now))
             own = sa.select(LEASES.c.query).join(QUERIES, QUERIES.c.id == LEASES.c.query).where(LEASES.c.rater == rater)
             held = len(list(connection.execute(own).scalars()))
-            only = [QUERIES.c.group == group] if group is not None else []
+            only = [QUERIES.c.group.in_(groups)] if groups is not None else []
             only += [QUERIES.c.kind == kind] if kind is not None else []
             again = own.where(*only, QUERIES.c.id.not_in(list(holding))).order_by(QUERIES.c.policy_step.desc(), QUERIES.c.commit_number)
             chosen = list(connection.execute(again.limit(count)).scalars())

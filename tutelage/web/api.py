@@ -105,7 +105,7 @@ def routes(room: Room) -> APIRouter:
     def leases(request: Request, wish: Wish) -> dict[str, Any]:
         """Leases queries to whoever asks, for two minutes; `order` says in which order to show the items."""
         room.retire()
-        leased = room.queue.lease(request.state.session.account.id, wish.count, wish.holding, wish.group, wish.kind)
+        leased = room.queue.lease(request.state.session.account.id, wish.count, wish.holding, room.permitted(wish.group), wish.kind)
         return {"leases": [describe(lease) for lease in leased]}
 
     @router.post("/judgements")
