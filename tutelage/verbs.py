@@ -375,10 +375,11 @@ def rate(arguments: list[str]) -> int:
             raise RunError(f"{given.run} asks a scripted teacher and hears nobody else; a run with --rater human (or store) can be taught")
         url = config.store or file_url(given.run / "feedback.sqlite").render_as_string(hide_password=False)
         runs, below, clips = (given.run,), None, given.run / "clips" / "rated"
+        groups = tuple(groups_of(config, given.run)) if config.store else ()  # others may use that store; the run's own is its alone
     else:
-        url, runs, below, clips = given.store, (), given.runs, given.runs / ".clips"
+        url, runs, below, clips, groups = given.store, (), given.runs, given.runs / ".clips", ()
     tls = given.tls_cert is not None
-    settings = Settings(url, given.clips or clips, runs, below, given.accounts, tls, round(given.clip_quota * 2**30))
+    settings = Settings(url, given.clips or clips, runs, below, groups, given.accounts, tls, round(given.clip_quota * 2**30))
     serve(settings, given.host, given.port, given.tls_cert, given.tls_key, given.browser)
     return 0
 

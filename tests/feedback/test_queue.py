@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from tutelage.feedback.query import FeedbackError, Judgement, Query
 from tutelage.feedback.queue import LEASE_SECONDS, MOST_LEASES, Project, Queue, QueueFull, changed, shown_order
@@ -99,7 +100,7 @@ class TestLeases:
 
     def test_only_of_one_group(self, queue: Queue):
         queue.submit([query(1), query(2, group="other")])
-        assert names(queue, "ann", 5, group="other") == ["q2"]
+        assert names(queue, "ann", 5, groups=["other"]) == ["q2"]
 
 
 class TestAnswers:
@@ -134,6 +135,32 @@ class TestAnswers:
         queue.lease("bob")
         assert queue.answer(judgement("q1", "ann")) and queue.answer(judgement("q1", "bob"))
         assert len(store.judgements()) == 2
+
+    def test_what_many_threads_bring_is_committed_together_and_each_hears_its_own(self, url: str):
+        with Store(url) as store:
+            queue = Queue(store)
+            queue.set_project(Project("run", raters=10))
+            queue.submit([query(number) for number in range(10)])
+            commits = 0
+
+            def count(*_: object) -> None:
+                nonlocal commits
+                commits += 1
+
+            event.listen(store.engine, "commit", count)
+
+            def give(rater: int) -> list[object]:
+                good = [judgement(f"q{number}", f"rater-{rater}") for number in range(10)]
+                told = queue.answer_all([*good, judgement("absent", f"rater-{rater}"), good[0]])
+                return [str(outcome) for outcome in told]
+
+            with ThreadPoolExecutor(10) as pool:
+                told = list(pool.map(give, range(10)))
+            assert len(store.judgements()) == 100 and queue.progress("run").waiting == 0
+        for rater, own in enumerate(told):
+            assert own[:10] == ["True"] * 10 and own[11] == "False"
+            assert own[10] == f'judgement "absent-rater-{rater}-left" answers query "absent", which the store does not hold'
+        assert commits <= 12
 
     def test_an_undo_does_not_ask_again(self, queue: Queue):
         queue.submit([query(1)])

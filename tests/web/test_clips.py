@@ -1,6 +1,8 @@
 """Clips are drawn off the training path, once, and say why where they cannot be."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ import imageio_ffmpeg
 import pytest
 import torch
 
+from tests.web.serving import ENVIRONMENT
 from tutelage.experience.segments import SegmentArchive, StoredSegment
 from tutelage.feedback.query import SegmentRecord, new_query
 from tutelage.feedback.queue import Queue
@@ -112,3 +115,27 @@ def test_every_game_of_the_lecture_has_its_instructions():
     told = [instructions(game) for game in games]
     assert all(own[: len(GENERAL)] == GENERAL and len(own) > len(GENERAL) for own in told) and len(set(told)) == len(games)
     assert instructions("atari:Seaquest") == (*GENERAL, *ATARI) and instructions("") == GENERAL
+
+
+DRAWER = """
+import multiprocessing, sys, time
+from concurrent.futures import ProcessPoolExecutor
+import os
+from tutelage.web.clips import be_nice
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), be_nice)
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_server_that_is_killed_leaves_no_process_behind(tmp_path: Path):
+    script = tmp_path / "drawer.py"
+    script.write_text(DRAWER)
+    server = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert server.stdout is not None
+    drawer = int(server.stdout.readline())
+    server.kill()
+    server.wait(30)
+    until(lambda: not Path(f"/proc/{drawer}").exists() or "Z" in Path(f"/proc/{drawer}/stat").read_text().rsplit(")", 1)[1][:3])

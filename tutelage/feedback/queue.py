@@ -8,6 +8,7 @@ hashing who, what and how often: no generator is needed, and asking again after 
 """
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tutelage.feedback.query import FeedbackError, Judgement, Query, check_answer, new_query
-from tutelage.feedback.store import REPEAT, Store, StoreError
+from tutelage.feedback.store import REPEAT, Store, StoreError, StoreFailure
 from tutelage.feedback.tables import GOLD, JUDGEMENTS, LEASES, PROJECTS, QUERIES, REPEATS, WAITING, WITHDRAWALS
 
 LEASE_SECONDS = 120.0
@@ -87,11 +88,22 @@ class Progress:
     withdrawn: int
 
 
+@dataclass
+class _Batch:
+    """What one thread has brought to be committed, and what became of it."""
+
+    judgements: Sequence[Judgement]
+    outcomes: list[bool | StoreError] | None = None
+    failure: StoreFailure | None = None
+
+
 class Queue:
     """Leases queries to raters and takes their answers. Threads and processes may share one store, each with a Queue of its own."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time, lease_seconds: float = LEASE_SECONDS) -> None:
         self.store, self.clock, self.lease_seconds = store, clock, lease_seconds
+        self._arrived: list[_Batch] = []
+        self._arriving, self._committing = threading.Lock(), threading.Lock()
 
     def submit(self, queries: Sequence[Query]) -> int:
         """Commits queries; returns how many were new. Raises QueueFull where too many of their group wait already, and StoreError."""
@@ -102,20 +114,20 @@ class Queue:
         return self.store.add(queries)
 
     def lease(
-        self, rater: str, count: int = 1, holding: Sequence[str] = (), group: str | None = None, kind: str | None = None
+        self, rater: str, count: int = 1, holding: Sequence[str] = (), groups: Sequence[str] | None = None, kind: str | None = None
     ) -> list[Lease]:
         """Up to `count` leases for this rater; fewer where nothing else waits.
 
         holding: queries that the rater has on screen or prefetched: their leases begin anew and they are not given again.
-        What else is leased to the rater (a page was closed and opened again) comes first. group, kind: of this one only.
+        What else is leased to the rater (a page was closed and opened again) comes first. groups, kind: of these only.
         """
         now, leases = self.clock(), list[Lease]()
-        with self.store.transaction(write=True) as connection:
+        with self.store.transaction(write=True, durable=False) as connection:  # a lost lease is no loss
             self.store.next_number(connection)  # two servers on one database take turns
             connection.execute(sa.delete(LEASES).where(LEASES.c.expires_at <= now))
             own = sa.select(LEASES.c.query).join(QUERIES, QUERIES.c.id == LEASES.c.query).where(LEASES.c.rater == rater)
             held = len(list(connection.execute(own).scalars()))
-            only = [QUERIES.c.group == group] if group is not None else []
+            only = [QUERIES.c.group.in_(groups)] if groups is not None else []
             only += [QUERIES.c.kind == kind] if kind is not None else []
             again = own.where(*only, QUERIES.c.id.not_in(list(holding))).order_by(QUERIES.c.policy_step.desc(), QUERIES.c.commit_number)
             chosen = list(connection.execute(again.limit(count)).scalars())
@@ -133,17 +145,58 @@ class Queue:
 
         Raises StoreError for what the store refuses, and for the answer to another rater's repeat.
         """
+        (outcome,) = self.answer_all([judgement])
+        if isinstance(outcome, StoreError):
+            raise outcome
+        return outcome
+
+    def answer_all(self, judgements: Sequence[Judgement]) -> list[bool | StoreError]:
+        """As `answer`, for several; per judgement True if new, False if it was there already, or why it was refused.
+
+        What other threads bring meanwhile is committed along: the disk is waited for once for all of them, not once for each.
+        Raises StoreFailure when the database fails; then any of them may or may not be there, and sending them again is safe.
+        """
+        mine = _Batch(judgements)
+        with self._arriving:
+            self._arrived.append(mine)
+        with self._committing:
+            if mine.outcomes is None and mine.failure is None:
+                with self._arriving:
+                    batches, self._arrived = self._arrived, []
+                try:
+                    outcomes = iter(self._commit([judgement for batch in batches for judgement in batch.judgements]))
+                    for batch in batches:
+                        batch.outcomes = [next(outcomes) for _ in batch.judgements]
+                except StoreFailure as failure:
+                    for batch in batches:
+                        batch.failure = failure
+        if mine.failure is not None:
+            raise mine.failure
+        assert mine.outcomes is not None
+        return mine.outcomes
+
+    def _commit(self, judgements: Sequence[Judgement]) -> list[bool | StoreError]:
+        """One transaction for all of them."""
+        asked = sorted({judgement.query for judgement in judgements})
         with self.store.transaction(write=True) as connection:
-            new = self.store.add_within(connection, [judgement])[0]
-            asked = connection.execute(sa.select(REPEATS.c.rater).where(REPEATS.c.query == judgement.query)).scalar()
-            if asked not in (None, judgement.rater):
-                raise StoreError(f'query "{judgement.query}" asks another rater again; it is not for "{judgement.rater}"')
-            connection.execute(sa.delete(LEASES).where(LEASES.c.query == judgement.query, LEASES.c.rater == judgement.rater))
-            answers = sa.select(sa.func.count(JUDGEMENTS.c.rater.distinct())).where(JUDGEMENTS.c.query == judgement.query)
-            needed = sa.select(PROJECTS.c.raters).join(QUERIES, QUERIES.c.group == PROJECTS.c.group).where(QUERIES.c.id == judgement.query)
-            if connection.execute(answers).scalar_one() >= (connection.execute(needed).scalar() or 1):
-                connection.execute(sa.delete(WAITING).where(WAITING.c.query == judgement.query))
-        return new is True
+            again = {
+                row[0]: row[1] for row in connection.execute(sa.select(REPEATS.c.query, REPEATS.c.rater).where(REPEATS.c.query.in_(asked)))
+            }
+            theirs = [again.get(judgement.query, judgement.rater) == judgement.rater for judgement in judgements]
+            added = iter(self.store.add_within(connection, [j for j, own in zip(judgements, theirs, strict=True) if own], keep_valid=True))
+            outcomes: list[bool | StoreError] = []
+            for judgement, own in zip(judgements, theirs, strict=True):
+                refusal = StoreError(f'query "{judgement.query}" asks another rater again; it is not for "{judgement.rater}"')
+                outcomes.append(next(added) if own else refusal)
+            for judgement, outcome in zip(judgements, outcomes, strict=True):
+                if not isinstance(outcome, StoreError):
+                    held = (LEASES.c.query == judgement.query, LEASES.c.rater == judgement.rater)
+                    connection.execute(sa.delete(LEASES).where(*held))
+            given = sa.select(sa.func.count(JUDGEMENTS.c.rater.distinct())).where(JUDGEMENTS.c.query == WAITING.c.query).scalar_subquery()
+            needed = sa.select(PROJECTS.c.raters).where(PROJECTS.c.group == WAITING.c.group).scalar_subquery()
+            complete = given >= sa.func.coalesce(needed, 1)
+            connection.execute(sa.delete(WAITING).where(WAITING.c.query.in_(asked), complete))
+        return outcomes
 
     def withdraw(self, group: str, before_step: int | None = None) -> int:
         """Nobody is asked the waiting queries of a group any more (before_step: only older ones); returns how many there were.

@@ -255,12 +255,22 @@ class Store:
             return [_record(record, row._asdict()) for row in connection.execute(select)]
 
     @contextlib.contextmanager
-    def transaction(self, write: bool = False) -> Iterator[sa.Connection]:
-        """A connection whose changes are committed together at the end. Raises StoreFailure when the database fails."""
+    def transaction(self, write: bool = False, durable: bool = True) -> Iterator[sa.Connection]:
+        """A connection whose changes are committed together at the end. Raises StoreFailure when the database fails.
+
+        durable: False does not wait for the disk. A power failure may then take back this transaction and those after it that did
+        not wait either; one that waits brings everything before it to the disk.
+        """
         # SQLite lets waiting writers sleep and look again; threads of one process pass the turn on at once.
         turn = self._writing if write else contextlib.nullcontext()
         try:
-            with turn, self.engine.connect().execution_options(tutelage_write=write) as connection, connection.begin():
+            with (
+                turn,
+                self.engine.connect().execution_options(tutelage_write=write, tutelage_durable=durable) as connection,
+                connection.begin(),
+            ):
+                if not durable and connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield connection
         except SQLAlchemyError as error:
             raise StoreFailure(f"the store {self.name} failed: {_reason(error)}") from error
@@ -413,7 +423,9 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
     if options.get("tutelage_bare", False):  # a file cannot be rewritten within a transaction
         return
-    write = options.get("tutelage_write", False)
+    write, durable = options.get("tutelage_write", False), options.get("tutelage_durable", True)
+    if write:
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 

@@ -125,9 +125,9 @@ class Accounts:
     def session(self, token: str, program: bool = False) -> Session | None:
         """Whose it is; None for a token that is unknown, expired or of the other kind."""
         key, now = (_hash(token), program), self.clock()
-        known, until = self._known.get(key, (None, 0.0))
-        if known is not None and now < until:
-            return known
+        known = self._known.get(key)
+        if known is not None and now < known[1]:
+            return known[0]
         select = sa.select(ACCOUNTS, SESSIONS.c.csrf, SESSIONS.c.expires_at).join(SESSIONS, SESSIONS.c.account == ACCOUNTS.c.id)
         good = (SESSIONS.c.hash == key[0], SESSIONS.c.expires_at > now, SESSIONS.c.program.is_(program))
         with self.store.transaction() as connection:
@@ -139,6 +139,11 @@ class Accounts:
         session = Session(_account(row), row.csrf, program)
         self._known[key] = session, min(now + REMEMBERED_SECONDS, row.expires_at)
         return session
+
+    def recalls(self, token: str, program: bool) -> bool:
+        """Whether `session` would answer without asking the database."""
+        known = self._known.get((_hash(token), program))
+        return known is not None and self.clock() < known[1]
 
     def close(self, token: str) -> None:
         """Ends a session."""

@@ -104,21 +104,28 @@ def routes(room: Room) -> APIRouter:
     @router.post("/leases")
     def leases(request: Request, wish: Wish) -> dict[str, Any]:
         """Leases queries to whoever asks, for two minutes; `order` says in which order to show the items."""
-        leased = room.queue.lease(request.state.session.account.id, wish.count, wish.holding, wish.group, wish.kind)
+        room.retire()
+        leased = room.queue.lease(request.state.session.account.id, wish.count, wish.holding, room.permitted(wish.group), wish.kind)
         return {"leases": [describe(lease) for lease in leased]}
 
     @router.post("/judgements")
     def judgements(request: Request, answers: Answers) -> dict[str, Any]:
         """Commits judgements one by one; per judgement "new", "known" (it was there already), or the reason of a refusal."""
-        outcomes: list[dict[str, str]] = []
+        rater = request.state.session.account.id
+        read: list[Judgement | FeedbackError] = []
         for answer in answers.judgements:
             try:
-                new = room.queue.answer(from_row(Judgement, answer.model_dump() | {"rater": request.state.session.account.id}))
-                outcomes.append({"id": answer.id, "status": "new" if new else "known"})
-            except StoreFailure:
-                raise
+                read.append(from_row(Judgement, answer.model_dump() | {"rater": rater}))
             except FeedbackError as error:
-                outcomes.append({"id": answer.id, "status": "refused", "reason": str(error)})
+                read.append(error)
+        committed = iter(room.queue.answer_all([row for row in read if isinstance(row, Judgement)]))
+        outcomes: list[dict[str, str]] = []
+        for answer, row in zip(answers.judgements, read, strict=True):
+            outcome = next(committed) if isinstance(row, Judgement) else row
+            if isinstance(outcome, FeedbackError):
+                outcomes.append({"id": answer.id, "status": "refused", "reason": str(outcome)})
+            else:
+                outcomes.append({"id": answer.id, "status": "new" if outcome else "known"})
         return {"outcomes": outcomes}
 
     @router.get("/progress")

@@ -42,6 +42,8 @@ class Settings:
     """Run directories: their segments are drawn and their progress is shown."""
     runs_below: Path | None = None
     """A directory whose runs, also later ones, belong to this room."""
+    groups: tuple[str, ...] = ()
+    """Whose queries are asked here; empty: whatever the store holds."""
     accounts: bool = False
     """Whether several people come, each with an account; else one person at home, by a link."""
     tls: bool = False
@@ -60,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     clips = ClipService(queue, runs, settings.clips, settings.clip_quota, settings.clip_size)
     templates = Jinja2Templates(HERE / "templates")
     templates.env.filters["moment"] = lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    room = Room(store, queue, Accounts(store), clips, Seats(), runs, templates, settings.accounts, settings.tls)
+    room = Room(store, queue, Accounts(store), clips, Seats(), runs, templates, settings.accounts, settings.tls, settings.groups)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

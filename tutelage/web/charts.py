@@ -14,10 +14,10 @@ class Line:
     """One line of a chart."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[tuple[int, float]]
 
 
-def chart(lines: Sequence[Line], end: float, least: float | None = None, most: float | None = None) -> Markup | None:
+def chart(lines: Sequence[Line], end: int, least: float | None = None, most: float | None = None) -> Markup | None:
     """Values over steps from 0 to `end`; None where there is nothing to draw yet. least, most: of the vertical axis; None: of the data."""
     values = [y for line in lines for _, y in line.points]
     if not values:
@@ -25,12 +25,12 @@ def chart(lines: Sequence[Line], end: float, least: float | None = None, most: f
     low = min(values) if least is None else least
     high = max(values) if most is None else most
     span = (high - low) or 1.0
-    across = lambda x: LEFT + (WIDTH - LEFT - 8) * min(x / max(end, 1.0), 1.0)
+    across = lambda x: LEFT + (WIDTH - LEFT - 8) * min(x / max(end, 1), 1.0)
     up = lambda y: 8 + (HEIGHT - BOTTOM - 16) * (high - y) / span
     drawn: list[str] = []
     for number, line in enumerate(lines):
         points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line.points)
-        last_x, last_y = line.points[-1] if line.points else (0.0, low)
+        last_x, last_y = line.points[-1] if line.points else (0, low)
         drawn.append(f'<polyline class="line line-{number % 4}" points="{points}"><title>{html.escape(line.name)}</title></polyline>')
         drawn.append(f'<circle class="dot line-{number % 4}" cx="{across(last_x):.1f}" cy="{up(last_y):.1f}" r="3"/>')
     for y in (low, high):

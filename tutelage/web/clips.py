@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -50,12 +51,20 @@ _games: dict[str, object] = {}  # of the drawing process: a game is made once
 
 
 def be_nice() -> None:
-    """Runs first in the drawing process: training and answers come before pictures."""
+    """Runs first in the drawing process: training and answers come before pictures, and it does not outlive its server."""
     with contextlib.suppress(OSError):
         os.nice(10)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _follow(parent: int) -> None:
+    """A server that is killed takes nobody along: whoever draws for it looks after it."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(0)
 
 
 class ClipService:

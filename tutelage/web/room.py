@@ -14,7 +14,7 @@ from tutelage.feedback.queue import Progress, Queue
 from tutelage.feedback.store import Store
 from tutelage.web.accounts import Accounts
 from tutelage.web.charts import Line, chart
-from tutelage.web.clips import ClipService
+from tutelage.web.clips import AHEAD, ClipService
 from tutelage.web.play import Seats
 from tutelage.web.runs import Runs, RunView
 
@@ -37,6 +37,9 @@ class Room:
     templates: Jinja2Templates
     with_accounts: bool
     tls: bool
+    only: tuple[str, ...] = ()
+    """The groups of this room; empty: all that the store holds."""
+    _retired: set[str] = field(default_factory=set)
     _progress: dict[str, tuple[float, Progress]] = field(default_factory=dict)
 
     def page(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
@@ -54,7 +57,24 @@ class Room:
 
     def groups(self, view: RunView | None = None) -> list[str]:
         """All groups, or those of one run."""
-        return [group for group in self.queue.groups() if view is None or self.runs.of(group) is view]
+        own = [group for group in self.queue.groups() if not self.only or group in self.only]
+        return [group for group in own if view is None or self.runs.of(group) is view]
+
+    def permitted(self, group: str | None) -> list[str] | None:
+        """Which groups somebody who wishes for one (None: for any) may be asked about; None: all."""
+        if not self.only:
+            return None if group is None else [group]
+        return [name for name in self.only if group in (None, name)]
+
+    def retire(self) -> None:
+        """The queries of runs that have ended need no answer any more: nobody is asked them."""
+        for view in self.runs.all():
+            name = view.directory.resolve().name
+            if view.finished and name not in self._retired:
+                for group in self.queue.groups():
+                    if group.partition("/")[0] == name:
+                        self.queue.withdraw(group)
+                self._retired.add(name)
 
     def lesson(self, rater: str) -> dict[str, Any]:
         """How much of the lesson is done, as the working pages say it."""
@@ -80,9 +100,13 @@ class Room:
     def board(self) -> dict[str, Any]:
         """What the live board shows of each run."""
         shown: list[dict[str, Any]] = []
+        waiting = self.queue.waiting(AHEAD)
         for view in self.runs.all():
             counts = [self.progress(group) for group in self.groups(view)]
             name = view.directory.resolve().name
+            asked = [query for query in waiting if self.runs.of(query.group) is view][:1]
+            films = [(f"/films/{quote(name)}/{quote(file)}", caption) for file, caption in [*view.films[:1], *view.films[1:][-1:]]]
+            now = [item for query in asked for item in query.items if self.clips.path(item).is_file()]
             shown.append(
                 {
                     "view": view,
@@ -91,9 +115,7 @@ class Room:
                     "waiting": sum(c.waiting for c in counts),
                     "returns": chart([Line(f"seed {seed}", points) for seed, points in view.returns.items()], view.step),
                     "accuracy": chart([Line("foretold", view.accuracy)], view.step, least=0.0, most=1.0),
-                    "films": [
-                        (f"/films/{quote(name)}/{quote(file)}", caption) for file, caption in [*view.films[:1], *view.films[1:][-1:]]
-                    ],
+                    "films": films + [(self.clip_address(item), "What it is asked about now") for item in now],
                 }
             )
         return {"runs": shown, "groups": [(group, self.progress(group)) for group in self.groups()]}
