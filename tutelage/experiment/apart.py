@@ -36,6 +36,7 @@ from tutelage.rewards.fitting import fit
 from tutelage.rewards.learned import RewardEnsemble
 
 PAUSE = 0.2  # seconds between two looks at what the others have done
+RESTARTS = 100  # of companions in one life of a run, after which something must be wrong with them
 RETURNS = 10  # of training episodes, by whose mean a teacher's thresholds are measured
 
 
@@ -188,6 +189,7 @@ class RewardTrainer(Apart):
             self.lesson.queries[seed] |= {query.id: query for query in self.store.queries(group, self.heard, head)}
         self.heard = head
         self.lesson.listen(head)
+        self.lesson.events.clear()  # that it has looked is no news: nobody has to hear the same again
         ready = torch.tensor([new > 0 for new in self.lesson.unheard])
         comparisons = self.lesson.comparisons(ready, self.algorithm.labels_kept) if ready.any() else None
         self.lesson.count_as_heard(ready)
@@ -260,6 +262,9 @@ class Companions:
             process = self.processes.get(role)
             if process is None or not process.is_alive():
                 self.restarts += 1
+                if self.restarts > RESTARTS:
+                    by_hand = f"python -m tutelage.experiment.apart {role} {self.run}"
+                    raise RunError(f"the {role} of {self.run} has died {RESTARTS} times; `{by_hand}` says why")
                 self.processes[role] = self.context.Process(target=work, args=(role, self.run), daemon=True)
                 self.processes[role].start()
 
