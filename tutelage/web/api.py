@@ -5,6 +5,7 @@ token submits queries and polls what was judged. What a POST has acknowledged is
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -84,16 +85,23 @@ def routes(room: Room) -> APIRouter:
     """Of one server."""
     router = APIRouter(prefix="/api")
 
-    def describe(lease: Lease) -> dict[str, Any]:
+    def describe(leased: Sequence[Lease]) -> list[dict[str, Any]]:
+        wanted = {name for lease in leased for name in (*lease.query.items, lease.query.prompt) if name is not None}
+        texts = {text.id: text.text for text in room.store.texts(sorted(wanted))}
+        guides: dict[str, tuple[str, Sequence[str]]] = {}
+        for group in {lease.query.group for lease in leased}:
+            project, view = room.queue.project(group), room.runs.of(group)
+            told = project.instructions.split("\n") if project.instructions else instructions("" if view is None else view.game)
+            guides[group] = project.title or group, told
+        return [describe_one(lease, texts, *guides[lease.query.group]) for lease in leased]
+
+    def describe_one(lease: Lease, texts: Mapping[str, str], title: str, guide: Sequence[str]) -> dict[str, Any]:
         query = lease.query
-        texts = {text.id: text.text for text in room.store.texts([*query.items, *([query.prompt] if query.prompt else [])])}
-        project, view = room.queue.project(query.group), room.runs.of(query.group)
-        guide = project.instructions.split("\n") if project.instructions else instructions("" if view is None else view.game)
         items = [{"text": texts[item]} if item in texts else {"clip": room.clip_address(item)} for item in query.items]
         return {
             "query": query.id,
             "kind": query.kind,
-            "title": project.title or query.group,
+            "title": title,
             "order": lease.order,
             "items": [{"id": name} | item for name, item in zip(query.items, items, strict=True)],
             "prompt": texts.get(query.prompt or ""),
@@ -106,7 +114,7 @@ def routes(room: Room) -> APIRouter:
         """Leases queries to whoever asks, for two minutes; `order` says in which order to show the items."""
         room.retire()
         leased = room.queue.lease(request.state.session.account.id, wish.count, wish.holding, room.permitted(wish.group), wish.kind)
-        return {"leases": [describe(lease) for lease in leased]}
+        return {"leases": describe(leased)}
 
     @router.post("/judgements")
     def judgements(request: Request, answers: Answers) -> dict[str, Any]:
