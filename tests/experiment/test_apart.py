@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from tutelage.experience.segments import StoredSegment
+from tutelage.experience.segments import SegmentArchive, StoredSegment
 from tutelage.experiment.apart import ROLES, work
 from tutelage.experiment.config import ConfigError, RunConfig
 from tutelage.experiment.log import read_events
 from tutelage.experiment.run import Experiment, RunError, groups_of
+from tutelage.feedback.query import Judgement, new_query
+from tutelage.feedback.raters import StoreRater
 from tutelage.feedback.store import Store, file_url
 from tutelage.learn.deep import ppo, sac
 from tutelage.learn.preference import christiano
+from tutelage.learn.preference.lesson import Lesson
 from tutelage.learn.preference.meeting import Meeting
 from tutelage.rewards import learned
+from tutelage.rewards.source import GameReward
 
 TAUGHT = christiano.Config(
     labels=24, initial_steps=40, segment_length=10, poll_every=20, candidates=4, learner="ppo", recent_episodes=100,
@@ -174,3 +178,24 @@ def test_a_role_is_taken_once_and_an_unknown_one_is_refused(tmp_path: Path):
 def test_only_christianos_loop_comes_apart():
     with pytest.raises(ConfigError, match="asynchronous was asked of sac; of christiano and prefppo it can be"):
         RunConfig(sac.Config(), "gym:Pendulum-v1", 10, asynchronous=True)
+
+
+def test_an_answer_to_a_question_that_is_not_known_yet_is_heard_later(tmp_path: Path):
+    """The rater may commit both between the trainer's look at the questions and its look at the answers."""
+    with Store(file_url(tmp_path / "labels.sqlite")) as store:
+        lesson = Lesson(
+            [StoreRater(store, "a")], ["a"], [torch.Generator()], SegmentArchive(tmp_path), [[]], GameReward(), "gym:Pendulum-v1"
+        )  # fmt: skip
+        head = store.head()
+        query = new_query("pair", ["x", "y"], "a", "uniform", 0)
+        store.add([query, Judgement("j", query.id, "ann", "left")])
+        lesson.listen(0, until=head)
+        lesson.queries[0] |= {own.id: own for own in store.queries("a", head)}
+        lesson.listen(1, until=store.head())
+        assert list(lesson.judgements[0]) == ["j"]
+
+
+def test_a_run_whose_directory_was_renamed_asks_under_its_old_name(tmp_path: Path):
+    assert Meeting(tmp_path / "run").names(["run/seed-0"]) == ["run/seed-0"]
+    (tmp_path / "run").rename(tmp_path / "other")
+    assert Meeting(tmp_path / "other").names(["other/seed-0"]) == ["run/seed-0"]

@@ -66,6 +66,8 @@ class Replay:
         """Whether some step has come with a mask of legal actions: a game gives one always or never."""
         self.steps = 0
         """Steps ever added per copy."""
+        self._spans_then: tuple[int, int, list[int]] | None = None
+        """Of `newest_episodes`, as long as no other episode has ended: for how many, at which step, and what."""
         self._offset = (torch.arange(members, device=device) * self.slots * copies)[:, None]
 
     def __len__(self) -> int:
@@ -108,6 +110,8 @@ class Replay:
         self.game_reward[:, columns] = transition.reward
         self.reward[:, columns] = transition.reward if reward is None else reward
         forgets, ends = self.steps >= self.slots, bool(transition.boundary.any())
+        if ends:
+            self._spans_then = None
         if forgets or ends:
             final_row = self.final_row.view(self.members, self.slots, self.copies)[:, slot]
             if forgets:  # the ring has come round: what this slot held is forgotten
@@ -136,6 +140,7 @@ class Replay:
         """
         if not self.steps:
             return
+        self._spans_then = None
         newest, following = (self.steps - 1) % self.slots, self.steps % self.slots
         boundary = self._slots_of[:, newest, :, self._boundary]
         final_row = self.final_row.view(self.members, self.slots, self.copies)[:, newest]
@@ -201,11 +206,19 @@ class Replay:
     def newest_episodes(self, episodes: int) -> list[int]:
         """How many of the newest steps hold each seed's newest episodes that have ended, of all copies; all if there are fewer."""
         T, B = len(self), self.copies
+        if self._spans_then is not None and self._spans_then[0] == episodes:  # nothing has ended since: they lie further back now
+            return [min(span + self.steps - self._spans_then[1], T) for span in self._spans_then[2]]
         held = self._held(torch.arange(T * B)).to(self.rows.device)
         spans: list[int] = []
         for seed in range(self.members):
             ends = (self._columns_of(self.rows)[seed, held, self._boundary] > 0).nonzero().flatten().cpu()  # the older ones first
-            spans.append(T if len(ends) <= episodes else T - 1 - int(ends[-episodes - 1]) // B)
+            if len(ends) <= episodes:
+                spans.append(T)
+                continue
+            oldest = int(ends[-episodes])
+            before = ends[(ends % B == oldest % B) & (ends < oldest)]  # where the oldest of them began
+            spans.append(T - 1 - int(before[-1]) // B if len(before) else T)
+        self._spans_then = (episodes, self.steps, spans)
         return spans
 
     def next_actions(self, columns: Int[Tensor, "R N"]) -> tuple[Float[Tensor, "R N A"], Bool[Tensor, "R N"]]:
@@ -402,7 +415,7 @@ class Replay:
 
     def load(self, state: dict[str, Any], chunks: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], slots_per_chunk: int) -> None:
         """Take over what `state` and `chunks` gave."""
-        self.steps = int(state["steps"])
+        self.steps, self._spans_then = int(state["steps"]), None
         self.finals = state["finals"].to(self.rows.device, copy=True)
         self.free_finals = [int(i) for i in state["free_finals"]]
         self.masked = bool(self.legal_width and state["masked"])

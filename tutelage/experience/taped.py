@@ -15,7 +15,8 @@ from tutelage.experience.window import Window
 class Taped:
     """Every step goes into both; the window is emptied by its learner, the tape forgets its oldest.
 
-    The window has actions as the policy drew them, the tape as the game played them, inside their bounds.
+    The window has actions as the policy drew them, the tape as the game played them, inside their bounds, and
+    nothing of what else would have been legal.
     """
 
     def __init__(self, window: Window, tape: Replay, bounds: tuple[Float[Tensor, "A"], Float[Tensor, "A"]] | None = None) -> None:
@@ -34,9 +35,8 @@ class Taped:
     def add(self, transition: Transition, reward: Float[Tensor, "R B"] | None = None) -> None:
         """Store one step of every copy; reward: what learners see (None: the game's)."""
         self.window.add(transition, reward)
-        if self.bounds is not None:
-            transition = replace(transition, action=transition.action.clamp(*self.bounds))
-        self.tape.add(transition, reward)
+        action = transition.action if self.bounds is None else transition.action.clamp(*self.bounds)
+        self.tape.add(replace(transition, action=action, legal=None, next_legal=None), reward)
 
     def paid(self, seed: int, copy: int, length: int) -> float:
         """As the tape's."""

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from tutelage.equations.preferences import preference_probability
-from tutelage.equations.schedules import hyperbolic_labels
 from tutelage.experience.segments import SegmentArchive, StoredSegment, segment_hash
 from tutelage.experiment.log import EVENTS, EventLog, read_events
 from tutelage.experiment.processor import prepare
@@ -29,11 +28,12 @@ from tutelage.feedback.raters import TEACHERS, Rater, StoreRater, teacher_answer
 from tutelage.feedback.samplers import SAMPLERS
 from tutelage.feedback.store import Store, file_url
 from tutelage.games.make import make
-from tutelage.learn.preference.christiano import reward_inputs
+from tutelage.learn.preference.christiano import labels_due
 from tutelage.learn.preference.lesson import Lesson
 from tutelage.learn.preference.meeting import Meeting
+from tutelage.learn.preference.session import answered
 from tutelage.rewards.fitting import fit
-from tutelage.rewards.learned import RewardEnsemble
+from tutelage.rewards.learned import RewardEnsemble, reward_inputs
 
 PAUSE = 0.2  # seconds between two looks at what the others have done
 RESTARTS = 100  # of companions in one life of a run, after which something must be wrong with them
@@ -47,7 +47,8 @@ class Apart:
         self.run, self.config = run, read_config(run)
         prepare(self.config.threads)
         self.algorithm = self.config.algorithm
-        self.groups, self.meeting = groups_of(self.config, run), Meeting(run)
+        self.meeting = Meeting(run)
+        self.groups = self.meeting.names(groups_of(self.config, run))
         self.store = Store(self.config.store or file_url(run / "feedback.sqlite"))
         self.archive = SegmentArchive(run / "segments")
         self.parent = os.getppid()
@@ -74,7 +75,6 @@ class AskingRater(Apart):
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
-        self.true_reward = reward_source(self.config.true_reward)
         self.asked: list[dict[str, Query]] = [{} for _ in self.groups]
         self.answered: set[str] = set()
         self.cursor = 0
@@ -99,10 +99,7 @@ class AskingRater(Apart):
         since = step - algorithm.initial_steps
         if since < 0:
             return False
-        first = max(round(algorithm.initial_share * algorithm.labels), 1) if algorithm.online else algorithm.labels
-        total = (config.steps - algorithm.initial_steps) * config.copies
-        due = int(hyperbolic_labels(since * config.copies, total, first, algorithm.labels, algorithm.schedule_steps))
-        count = due - len(self.asked[seed])
+        count = labels_due(algorithm, since, config.steps, config.copies) - len(self.asked[seed])
         clips = self.meeting.offered(seed) if count > 0 else []
         if len(clips) < 2:
             return False
@@ -147,7 +144,7 @@ class AskingRater(Apart):
         rewards: list[torch.Tensor] = []
         for item in query.items:
             clip = self.archive.get(item)
-            rewards.append(self.true_reward.reward(clip.observation, clip.action, clip.reward)[None])
+            rewards.append(clip.reward[None])  # as the teacher sees it: the policy has seen to that
         thresholds = (0.0, 0.0)
         if teacher.skip or teacher.equal:
             recent = [e for e in read_events(self.run / EVENTS) if e["event"] == "episode" and e["seed"] == self.config.seed + seed][
@@ -188,14 +185,11 @@ class RewardTrainer(Apart):
         for seed, group in enumerate(self.groups):
             self.lesson.queries[seed] |= {query.id: query for query in self.store.queries(group, self.heard, head)}
         self.heard = head
-        self.lesson.listen(head)
+        # Not beyond `head`: an answer to a question that is not known yet would be passed over for good.
+        ready, comparisons = answered(self.lesson, head, self.algorithm.fit_labels, self.algorithm.labels_kept, until=head)
         self.lesson.events.clear()  # that it has looked is no news: nobody has to hear the same again
-        ready = torch.tensor([new > 0 for new in self.lesson.unheard])
-        comparisons = self.lesson.comparisons(ready, self.algorithm.labels_kept) if ready.any() else None
-        self.lesson.count_as_heard(ready)
         if comparisons is None:
             return False
-        ready = ready & (comparisons.weight > 0).any(-1)
         fresh = ready & (self.model.fits == 0)
         for seed in fresh.nonzero().flatten().tolist():  # of the clips that were shown: experience lies with the policy
             used, chosen = comparisons.weight[seed] > 0, torch.arange(len(fresh)) == seed
@@ -205,9 +199,10 @@ class RewardTrainer(Apart):
             )
             self.model.measure_inputs(seen, done, chosen)
         fitted = fit(self.model, comparisons)
-        self.lesson.report(ready, comparisons, self.model, fitted, self.number)
+        self.lesson.report(ready, comparisons, self.model, fitted, max(self.meeting.step, 0))
         for event in self.lesson.events:
-            self.log.append(event.pop("event"), event.pop("step"), **event)
+            about = {"seed": self.config.seed + event.pop("seed")}
+            self.log.append(event.pop("event"), event.pop("step"), **about, **event)
         self.lesson.events.clear()
         self.number += 1
         self.meeting.publish(self.number, self.model.state())

@@ -7,7 +7,8 @@ Four tables, each with the learner on the true reward beside it, in the order in
   RIME with the one who errs.
 - `--long`: the papers' sizes and budgets with five seeds: B-Pref's tasks and the nine of Meta-Reward-Net. Days of a CPU.
 
-All reward models on DeepMind Control read standardized inputs: with 100 labels that was worth more than any method (see pebble_control).
+The reward models of `walker` and `teachers` read standardized inputs: with 100 labels that was worth more than any method (see
+pebble_control).
 Without `--task` and `--method` everything is run; a run that was interrupted goes on where it stopped when the same command is given
 again, and one whose rows are there is not run again.
 """

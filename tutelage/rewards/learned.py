@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Generator, Tensor
 
 from tutelage.equations.preferences import bradley_terry_loss, preference_logit
+from tutelage.games.nested import action_width, observation_shape
+from tutelage.games.spec import Box, Space
 from tutelage.nets.adam import StackedAdam
 from tutelage.nets.body import Body
 from tutelage.nets.conv import CHRISTIANO as CHRISTIANO_CONV
@@ -87,7 +89,7 @@ CHRISTIANO_ATARI = replace(
     CHRISTIANO, hidden=(64,), learning_rate=2e-4, batch_size=16, standardize_inputs=False, target_std=0.05, dropout=0.5
 )
 """The same for Atari, appendix A.2: images through four convolutions. Without batch normalization; rate and batch as far as known from
-others (mrahtz: 2e-4, 32)."""
+others (mrahtz: 2e-4)."""
 
 
 def preference_loss(
@@ -106,6 +108,16 @@ def preference_loss(
 def return_loss(rewards: Float[Tensor, "R E n 2 L"], true_return: Float[Tensor, "R E n 2"]) -> Float[Tensor, "R E n"]:
     """1/2 (sum_t r^_t - sum_t r_t)^2, added over both clips, not reduced. Christiano et al. 2017, section 3.3, "target"."""
     return 0.5 * (rewards.sum(-1) - true_return).square().sum(-1)
+
+
+def reward_inputs(observation_space: Space, action_space: Space) -> tuple[int | tuple[int, ...], int]:
+    """What the reward model reads: the width of a vector or the shape of an image, and the width of an action.
+
+    Where actions are choices, whose numbers are no quantities, and for images, it is a reward of states alone.
+    """
+    shape = observation_shape(observation_space)
+    reads = isinstance(action_space, Box) and len(shape) == 1
+    return shape[0] if len(shape) == 1 else shape, action_width(action_space) if reads else 0
 
 
 class RewardEnsemble(RewardSource):

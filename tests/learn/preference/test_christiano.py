@@ -190,6 +190,21 @@ def test_atari_is_taught_from_its_pictures(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_a_world_that_says_which_actions_are_legal_can_be_taught(tmp_path: Path):
+    room = Classroom(tmp_path, QUICK, "gym:Taxi-v4").run(60)
+    assert room.rollout.legal is not None and room.learner.learned.all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_memory_goes_on_over_windows_that_nobody_learns_from(tmp_path: Path):
+    small = a2c.Config(hidden=(8,), window=8, memory="gru")
+    room = Classroom(tmp_path, dataclasses.replace(QUICK, learner="a2c", a2c=small), "gym:CartPole-v1").run(8)
+    playing, before = room.learner.learner._playing, room.learner.learner._before
+    assert playing is not None and before is not None and not room.learner.learned.any()
+    assert before.state.abs().sum() > 0.0
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_prefppo_explores_by_state_entropy_until_the_first_answers(tmp_path: Path):
     small = ppo.Config(hidden=(8,), window=16, epochs=1, batch_size=16)
     config = PrefPPO(

@@ -147,6 +147,13 @@ class OnPolicy(ABC):
         window.clear()
         return metrics
 
+    def skip(self, window: Window) -> None:
+        """Empty a full window without learning from it; what is remembered goes on."""
+        if self.nets.remembers:
+            with torch.no_grad():
+                self._read_recording(window, self._normalized(window.observation), self._normalized(window.final_observations()))
+        window.clear()
+
     def _steps(self, window: Window) -> Steps:
         observation, finals = self._normalized(window.observation), self._normalized(window.final_observations())
         remembers, carry, T = self.nets.remembers, self._before, window.length

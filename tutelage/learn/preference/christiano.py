@@ -7,11 +7,11 @@ first brought to mean 0 and a set deviation, is the reward. Questions come at a 
 
 Where we depart from the paper
 - One process, in which nobody waits for the teacher either; with --asynchronous the paper's three (experiment/apart.py).
-- The policy does not learn before the first fit: a reward of random nets would teach it their noise.
+- No policy learns before the first fit of every stacked seed: a reward of random nets would teach it their noise.
 - The reward model sees actions as the game plays them, inside their bounds: beyond, it would be extrapolated, and the policy go there.
 - A reward of states alone where actions are choices, as for Atari; there without batch normalization.
-Left out: dropout beside the penalty. The six ablations of section 3.3 are settings: sampler="uniform"; reward_model.members=1;
-online=False; reward_model.penalty=0 and penalty_band=(); segment_length=1; reward_model.regress_returns=True.
+Left out: dropout beside the penalty of MuJoCo's nets. The six ablations of section 3.3 are settings: sampler="uniform";
+reward_model.members=1; online=False; reward_model.penalty=0 and penalty_band=(); segment_length=1; reward_model.regress_returns=True.
 Landscape: model-free, on-policy, online; continuous and discrete actions; scale: deep
 """
 
@@ -45,7 +45,7 @@ from tutelage.learn.preference.session import answered, ask, learn
 from tutelage.nets.recurrent import Carry
 from tutelage.rewards import learned
 from tutelage.rewards.entropy import StateEntropy
-from tutelage.rewards.learned import RewardEnsemble
+from tutelage.rewards.learned import RewardEnsemble, reward_inputs
 from tutelage.rewards.source import RewardSource
 
 LEARNERS = {"trpo": TRPO, "ppo": PPO, "a2c": A2C}
@@ -102,14 +102,11 @@ class Config:
         return "learner", self.learner, getattr(self, self.learner)
 
 
-def reward_inputs(observation_space: Space, action_space: Space) -> tuple[int | tuple[int, ...], int]:
-    """What the reward model reads: the width of a vector or the shape of an image, and the width of an action.
-
-    Where actions are choices, whose numbers are no quantities, and for images, it is a reward of states alone.
-    """
-    shape = observation_shape(observation_space)
-    reads = isinstance(action_space, Box) and len(shape) == 1
-    return shape[0] if len(shape) == 1 else shape, action_width(action_space) if reads else 0
+def labels_due(config: Config, since: int, total_steps: int, copies: int) -> int:
+    """Questions that should have been asked so many steps of every copy after the first session; all of them at the last look."""
+    first = max(round(config.initial_share * config.labels), 1) if config.online else config.labels
+    last = (total_steps - config.initial_steps) // config.poll_every * config.poll_every
+    return int(hyperbolic_labels(since * copies, last * copies, first, config.labels, config.schedule_steps))
 
 
 class Christiano(RewardSource):
@@ -187,24 +184,23 @@ class Christiano(RewardSource):
         if since >= 0 and since % config.poll_every == 0 and self.meeting is not None:
             self._meet(self.meeting, tape)
         elif since >= 0 and since % config.poll_every == 0:
-            self._ask(tape, since * tape.copies, (progress.total - config.initial_steps) * tape.copies)
+            self._ask(tape, since, progress.total)
             ready, comparisons = answered(self.lesson, step, config.fit_labels, config.labels_kept)
             if comparisons is not None:
                 learn(self.lesson, self.ensemble, tape, comparisons, ready, self.learned)
                 self.learned = self.learned | ready
         if self.entropy is None and not self.learned.all():
             if experience.window.full:
-                experience.window.clear()
+                self.learner.skip(experience.window)
             return {}
         if self.entropy is not None and not self.learned.all() and experience.window.full:
             self.entropy.refresh(tape.observations())
         return self.learner.update(experience.window, progress)
 
-    def _ask(self, tape: Replay, steps: int, total_steps: int) -> None:
-        """What is due after so many steps of all copies since the first session."""
+    def _ask(self, tape: Replay, since: int, total_steps: int) -> None:
+        """What is due so many steps of every copy after the first session."""
         config, asked = self.config, self.lesson.asked
-        first = max(round(config.initial_share * config.labels), 1) if config.online else config.labels
-        due = int(hyperbolic_labels(steps, total_steps, first, config.labels, config.schedule_steps))
+        due = labels_due(config, since, total_steps, tape.copies)
         counts = [due - own if due - own >= config.session_labels or due == config.labels or not own else 0 for own in asked]
         samplers = [config.sampler if learned else "uniform" for learned in self.learned]
         ask(self.lesson, self.ensemble, tape, counts, samplers, config.segment_length, config.candidates, config.recent_episodes)
@@ -212,11 +208,13 @@ class Christiano(RewardSource):
     def _meet(self, meeting: Meeting, tape: Replay) -> None:
         """Offer clips to the rater, and be paid by the newest model from now on."""
         config, lesson = self.config, self.lesson
-        count = 2 * config.candidates
-        offered = tape.segments(
-            tape.draw_starts(count, config.segment_length, config.recent_episodes, lesson.generators), config.segment_length
-        )
-        meeting.offer(tape.steps, [[cut(tape, lesson.anchors, offered, s, i) for i in range(count)] for s in range(len(self.learned))])
+        # At first as many as the first questions need: from few clips they would all be about the same.
+        count = 2 * config.candidates if meeting.step >= 0 else max(2 * config.candidates, 4 * labels_due(config, 0, 2**62, tape.copies))
+        left, right = lesson.candidates(tape, count // 2, config.segment_length, config.recent_episodes)
+        clips = [
+            [cut(tape, lesson.anchors, side, s, i) for side in (left, right) for i in range(count // 2)] for s in range(len(self.learned))
+        ]
+        meeting.offer(tape.steps, clips)
         newest = meeting.published(self.version)
         if newest is not None:
             self.version, model = newest

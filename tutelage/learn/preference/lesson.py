@@ -120,24 +120,24 @@ class Lesson:
             return None
         return torch.stack([torch.cat([self.archive.get(item).observation for item in items]).flatten().float() for items in pairs])
 
-    def listen(self, step: int) -> None:
-        """Take in what has been answered."""
+    def listen(self, step: int, until: int | None = None) -> None:
+        """Take in what has been answered; from a store nothing that was committed after number `until` (None: all)."""
         for seed, rater in enumerate(self.raters):
-            for judgement in self._poll(seed, rater, step):
+            for judgement in self._poll(seed, rater, step, until):
                 if judgement.query in self.queries[seed]:
                     if judgement.supersedes is not None:
                         self.judgements[seed].pop(judgement.supersedes, None)
                     self.judgements[seed][judgement.id] = judgement
                     self.fresh[seed].append(judgement.id)
 
-    def _poll(self, seed: int, rater: Rater, step: int) -> list[Judgement]:
+    def _poll(self, seed: int, rater: Rater, step: int, until: int | None) -> list[Judgement]:
         if not isinstance(rater, StoreRater):
             return rater.poll()
         known = self.heard_before[seed]
         if known and step <= max(known):  # a stretch that was lived through before the interruption: hear the same again
             judgements = rater.poll(until=known[step]) if step in known else []
         else:
-            judgements = rater.poll()
+            judgements = rater.poll(until)
         # Also when there was nothing: a resumed run must not hear at this step what was answered since.
         self.events.append({"event": "heard", "seed": seed, "step": step, "cursor": rater.cursor, "answers": len(judgements)})
         return judgements

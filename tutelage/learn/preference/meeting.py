@@ -5,6 +5,7 @@ reward model, parameters back to the policy, and nobody waits. Comparisons go th
 run's directory that appear whole or not at all, so that whoever is killed and started again finds what the others have left.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -25,6 +26,15 @@ class Meeting:
         """offers_kept, models_kept: the newest that stay; a clip that somebody is asked about is archived before it can go."""
         self.offers, self.models = run / "offers", run / "models"
         self.offers_kept, self.models_kept = offers_kept, models_kept
+
+    def names(self, groups: Sequence[str]) -> list[str]:
+        """The groups under which this run asks: those that were first given, also after its directory was renamed."""
+        self.models.mkdir(parents=True, exist_ok=True)
+        file, partial = self.models / "groups.json", self.models / f".partial-groups-{os.getpid()}"
+        if not file.exists():
+            partial.write_text(json.dumps(list(groups)))
+            partial.rename(file)
+        return json.loads(file.read_text())
 
     def offer(self, step: int, clips: Sequence[Sequence[StoredSegment]]) -> None:
         """Clips of each seed, cut after so many steps of every copy of the game. The policy does this."""

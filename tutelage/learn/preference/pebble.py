@@ -202,11 +202,11 @@ class Pebble(RewardSource):
     def _fit(self, replay: Replay, ready: Bool[Tensor, "R"], comparisons: Comparisons, step: int) -> None:
         """Fit the ensembles of the ready seeds, relabel all memory, and start critics afresh the first time."""
         fresh, sift = ready & ~self.learned, self.rime.sift if self.config.rime.fits else None
-        learn(self.lesson, self.ensemble, replay, comparisons, ready, self.learned, self.surf.augment(self.ensemble, replay), sift)
+        learn(self.lesson, self.ensemble, replay, comparisons, ready, self.learned, self.surf.augment(self.ensemble, replay, ready), sift)
         self.learned = self.learned | ready
         replay.relabel(self.ensemble.reward, chosen=ready)
         if fresh.any() and self.config.reset_critic:
-            self.sac.reset_critic(fresh)
+            self.student.reset_critics(fresh)
             for _ in range(self.config.updates_after_reset):
                 self._improve(replay, step)
 
@@ -219,8 +219,8 @@ class Pebble(RewardSource):
         return self.config.sac.random_steps + self.config.pretraining_steps
 
     def frozen(self) -> dict[str, Bool[Tensor, "R"]]:
-        """As SAC, and the reward ensemble."""
-        return self.sac.frozen() | {"reward": self.ensemble.optimizer.frozen}
+        """As the student, and the reward ensemble."""
+        return self.student.frozen() | {"reward": self.ensemble.optimizer.frozen}
 
     def state(self) -> dict[str, Any]:
         """Learner, ensemble, reference states, lesson and schedule."""

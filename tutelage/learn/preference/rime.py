@@ -83,7 +83,8 @@ class Rime:
         target = standardized(reward).clamp(-1.0, 1.0) if ensemble.config.bounded else standardized(reward)
         leaves = ensemble.parameters.leaves
         for _ in range(self.config.warm_start_steps):
-            index = torch.stack([torch.randint(target.shape[1], (ensemble.config.batch_size,), generator=g) for g in ensemble.generators])
+            drawn = [torch.randint(target.shape[1], (ensemble.config.batch_size,), generator=g) for g in ensemble.generators]
+            index = torch.stack(drawn).to(target.device)
             seen, done = (x.gather(1, index[..., None].expand(-1, -1, x.shape[-1])) for x in (observation, action))
             error = ensemble.member_rewards(seen, done, leaves) - target.gather(1, index)[:, None]
             gradient = torch.autograd.grad(0.5 * error.square().mean(-1).sum(), list(leaves.values()))

@@ -75,12 +75,15 @@ def learn(
     lesson.report(ready, comparisons, ensemble, fitted, replay.steps)
 
 
-def answered(lesson: Lesson, step: int, enough: int, newest: int | None = None) -> tuple[Bool[Tensor, "R"], Comparisons | None]:
+def answered(
+    lesson: Lesson, step: int, enough: int, newest: int | None = None, until: int | None = None
+) -> tuple[Bool[Tensor, "R"], Comparisons | None]:
     """Hear what has been answered; which seeds have something to be fitted to, and all their comparisons (None: none has).
 
     enough: new answers that start a fit while others are awaited; when none is awaited, one is enough. newest: no more labels than these.
+    until: as `Lesson.listen`.
     """
-    lesson.listen(step)
+    lesson.listen(step, until)
     answers = zip(lesson.unheard, lesson.awaited, strict=True)
     ready = torch.tensor([new >= (enough if awaited else 1) for new, awaited in answers])
     comparisons = lesson.comparisons(ready, newest) if ready.any() else None

@@ -52,6 +52,13 @@ class Conservative:
         """One step of the critic on transitions whose next action is known or whose future is nothing."""
         self._step(self.sac.target_rate, batch, next_action, (known | batch.terminated) * batch.mask)
 
+    def reset(self, chosen: Bool[Tensor, "R"]) -> None:
+        """A fresh critic, target and moments for the chosen seeds."""
+        group = self.train.groups["conservative"]
+        self.critic.initialize(group.parameters, self.train.generators, chosen)
+        group.optimizer.reset(chosen)
+        self.train.targets["conservative"].copy(chosen)
+
     def _loss(self, groups: Any, target: Any, batch: Batch, next_action: Tensor, mask: Tensor) -> Any:
         with torch.no_grad():
             y = q_target(batch.reward, self.value(target, batch.next_observation, next_action), batch.terminated, self.sac.discount)

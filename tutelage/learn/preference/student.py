@@ -49,6 +49,16 @@ class Student:
             self.conservative = Conservative(config.pull, config.softness, widths, sac.config, sac.train.generators, sac.device)
             sac.pull = self.conservative.pull
 
+    def reset_critics(self, chosen: Bool[Tensor, "R"]) -> None:
+        """Fresh critics for the chosen seeds, all of them: what they knew was about another reward."""
+        self.sac.reset_critic(chosen)
+        if self.conservative is not None:
+            self.conservative.reset(chosen)
+
+    def frozen(self) -> dict[str, Bool[Tensor, "R"]]:
+        """Which seeds have a net that stopped at its last finite weights, by net."""
+        return self.sac.frozen() | ({} if self.conservative is None else self.conservative.train.frozen())
+
     def improve(self, replay: Replay, ensemble: RewardEnsemble, learned: Bool[Tensor, "R"], steps: int) -> dict[str, Tensor]:
         """`updates_per_step` gradient steps; metrics `[R]` of the last. learned: seeds that the ensemble pays; steps: since it does."""
         config, sac = self.config, self.sac

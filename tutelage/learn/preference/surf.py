@@ -100,14 +100,21 @@ class Surf:
         places = torch.stack([newest - (newest - slot) % replay.slots, starts % replay.copies], -1).unflatten(1, (-1, 2))
         self.places = [torch.cat([own, new[:count]]) for own, new, count in zip(self.places, places, pairs, strict=True)]
 
-    def augment(self, ensemble: RewardEnsemble, replay: Replay) -> Augment | None:
-        """What a fit shall see: crops, and behind the labeled rows the unlabeled ones. None where neither is asked for."""
+    def augment(self, ensemble: RewardEnsemble, replay: Replay, ready: Bool[Tensor, "R"] | None = None) -> Augment | None:
+        """What a fit shall see: crops, and behind the labeled rows the unlabeled ones. None where neither is asked for.
+
+        ready: the seeds that are fitted (None: all); the generators of the others are left alone.
+        """
         config, oldest = self.config, replay.steps - len(replay)
         held = [own[(own[..., 0] >= oldest).all(-1)] for own in self.places]
         if not config.crop_longest and not all(map(len, held)):
             return None
         # A stream for each fit: how many steps another seed takes shall not change what a seed draws.
-        streams = [Generator().manual_seed(int(torch.randint(2**62, (), generator=g))) for g in self.generators]
+        chosen = [True] * len(self.generators) if ready is None else ready.tolist()
+        streams = [
+            Generator().manual_seed(int(torch.randint(2**62, (), generator=g)) if fitted else 0)
+            for g, fitted in zip(self.generators, chosen, strict=True)
+        ]
 
         def augmented(rows: Rows) -> Rows:
             if all(map(len, held)):
