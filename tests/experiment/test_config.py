@@ -55,7 +55,7 @@ def test_a_whole_number_may_stand_for_a_real_one():
         (["seeds"], True, "the configuration.seeds is True; a whole number was expected"),
         (["game"], None, "the configuration.game is None; a text was expected"),
         (["store"], 5, "the configuration.store is 5; a text was expected"),
-        (["rater"], "human", "the configuration.rater is 'human'; one of oracle, store was expected"),
+        (["rater"], "somebody", "the configuration.rater is 'somebody'; one of oracle, store, human was expected"),
         (["steps"], 0, "steps=0 was given; a run needs at least 1"),
     ],
 )

@@ -123,7 +123,7 @@ def test_an_edition_defines_every_name_once_and_keeps_the_words(name: str) -> No
     assert len(defined) == len(set(defined))
     table = symtable.symtable(text, name, "exec")
     known = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()}
-    known |= set(dir(builtins)) | {"__name__"}
+    known |= set(dir(builtins)) | {"__name__", "__file__"}
     missing = {symbol.get_name() for part in parts(table) for symbol in part.get_symbols() if symbol.is_global()} - known
     assert missing == set()
     for line in edition.own.lines:  # comments and docstrings of the algorithm

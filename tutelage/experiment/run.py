@@ -167,12 +167,13 @@ class Experiment:
     @property
     def label_budget(self) -> int:
         """Answers that this run may ask for, all seeds together."""
-        return self.config.algorithm.labels * len(self.seeds) if self.lesson is not None else 0
+        return self.config.algorithm.labels * len(self.seeds) if ALGORITHMS[self.config.name].taught else 0
 
     @property
     def method(self) -> str:
         """As result rows name it: the algorithm, with the number of labels where there are any."""
-        return self.config.name if self.lesson is None else f"{self.config.name}-{self.config.algorithm.labels}"
+        taught = ALGORITHMS[self.config.name].taught
+        return f"{self.config.name}-{self.config.algorithm.labels}" if taught else self.config.name
 
     def step(self) -> None:
         """One environment step of every copy, what is learned from it, and whatever else is due. Raises RunError when the disk is full."""
