@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import tyro
 from rich.console import Console
 
-from tutelage.experiment.config import ALGORITHMS, ConfigError, RunConfig, nearest
+from tutelage.experiment.config import ALGORITHMS, RunConfig
 from tutelage.learn.deep import a2c, ddpg, dqn, ppo, sac, td3, trpo
-from tutelage.recipes.rows import RESULTS, add_rows
+from tutelage.recipes.rows import RESULTS, add_rows, lines
 
 
 class Entry(NamedTuple):
@@ -112,11 +112,7 @@ def configuration(recipe: Recipe, task: str, method: str) -> RunConfig:
 def main(recipe: Recipe, console: Console | None = None) -> None:
     """Run or resume what was asked for, judge the final policies and add their rows. Raises ConfigError for a line that is not there."""
     table = LONG if recipe.long else TABLE
-    chosen = [(task, method) for task, method in table if recipe.task in (None, task) and recipe.method in (None, method)]
-    if not chosen:
-        asked = f"{recipe.task or 'every task'} with {recipe.method or 'every method'}"
-        known = {f"{task} with {method}" for task, method in table}
-        raise ConfigError(f"{asked} was asked for; the table does not have it, the nearest line is {nearest(asked, known)}")
+    chosen = lines(table, recipe.task, recipe.method)
     assert all(method in ALGORITHMS for _, method in table)
     for task, method in chosen:
         config = configuration(recipe, task, method)

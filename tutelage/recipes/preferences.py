@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import tyro
 from rich.console import Console
 
-from tutelage.experiment.config import ConfigError, RunConfig, nearest
+from tutelage.experiment.config import RunConfig
 from tutelage.games.christiano import CLIP_STEPS
 from tutelage.learn.deep import ppo, sac
 from tutelage.learn.preference import christiano, family, pebble
@@ -29,7 +29,7 @@ from tutelage.learn.preference.rime import Config as RimeConfig
 from tutelage.learn.preference.student import Config as StudentConfig
 from tutelage.learn.preference.surf import Config as SurfConfig
 from tutelage.recipes.deep_control import CLEANRL_PPO
-from tutelage.recipes.rows import RESULTS, add_rows
+from tutelage.recipes.rows import RESULTS, add_rows, lines
 from tutelage.rewards import learned
 
 
@@ -208,13 +208,7 @@ def configuration(recipe: Recipe, task: str, method: str) -> RunConfig:
 
 def main(recipe: Recipe, console: Console | None = None) -> None:
     """Run or resume what was asked for, judge the final policies and add their rows. Raises ConfigError for a line that is not there."""
-    table = LONG if recipe.long else TABLE
-    chosen = [(task, method) for task, method in table if recipe.task in (None, task) and recipe.method in (None, method)]
-    if not chosen:
-        asked = f"{recipe.task or 'every task'} with {recipe.method or 'every method'}"
-        known = {f"{task} with {method}" for task, method in table}
-        raise ConfigError(f"{asked} was asked for; the table does not have it, the nearest line is {nearest(asked, known)}")
-    for task, method in chosen:
+    for task, method in lines(LONG if recipe.long else TABLE, recipe.task, recipe.method):
         config = configuration(recipe, task, method)
         results = recipe.results or (RESULTS / "preferences.jsonl" if recipe.scale == 1.0 else None)
         name = task.replace(":", "-").replace("/", "-")

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from tutelage.experiment.config import RunConfig
+from tutelage.experiment.config import ConfigError, RunConfig, nearest
 from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.experiment.log import EVENTS
 from tutelage.experiment.run import Experiment
@@ -82,6 +82,17 @@ def train_or_resume(config: RunConfig, out: Path, console: Console) -> None:
         resume(out, console=console)
     else:
         train(config, out, console=console)
+
+
+def lines(table: Iterable[tuple[str, str]], task: str | None, method: str | None) -> list[tuple[str, str]]:
+    """The lines (task, method) of a table that are asked for; None: all. Raises ConfigError, naming the nearest, when there is none."""
+    known = list(table)
+    chosen = [line for line in known if task in (None, line[0]) and method in (None, line[1])]
+    if not chosen:
+        asked = f"{task or 'every task'} with {method or 'every method'}"
+        closest = nearest(asked, {f"{own} with {other}" for own, other in known})
+        raise ConfigError(f"{asked} was asked for; the table does not have it, the nearest line is {closest}")
+    return chosen
 
 
 Judge = Callable[[Experiment, str, str, int], list[Row]]
