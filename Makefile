@@ -4,7 +4,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/.ready
-EXTRAS := control,atari,zoo,postgres,tracking,web,docs,dev
+EXTRAS := control,atari,zoo,postgres,tracking,web,language,docs,dev
 
 # One thread per process: pytest runs two of them, and on busy cores a second thread can stall a step for 0.2 s.
 test reliability: export OMP_NUM_THREADS = 1
