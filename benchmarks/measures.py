@@ -19,6 +19,7 @@ OURS = "tutelage"
 PEERS = {
     "stable-baselines3": "sb3",
     "sb3-contrib": "sb3",
+    "sb3-pebble": "sb3",
     "sbx": "sbx",
     "imitation": "imitation",
     "jaxmarl": "jaxmarl",
@@ -40,6 +41,7 @@ SCRIPTS = {  # and, after a space, what it is told before the number of threads
     ("ppo-cheetah", "stable-baselines3"): "sb3_ppo.py HalfCheetah-v5 1",
     ("trpo", "sb3-contrib"): "sb3_trpo.py HalfCheetah-v5 1",
     ("reward-epoch", "imitation"): "imitation_rewards.py",
+    ("preference-loop", "sb3-pebble"): "sb3_pebble.py",
     **{
         (f"particle-{kind}-{copies}", library): f"{library}_particle.py {kind} {copies}"
         for kind, copies, library in product(ACTIONS, COPIES, ("jaxmarl", "vmas"))
@@ -50,7 +52,7 @@ SCRIPTS = {  # and, after a space, what it is told before the number of threads
 
 @dataclass(frozen=True)
 class Target:
-    """What issues 2, 3 and 4 ask for."""
+    """What issues 2 to 5 ask for."""
 
     variant: str
     kind: str
@@ -130,6 +132,16 @@ MEASURES = {
     "trpo": Measure(
         "steps/s", 2 * 2048, trpo_step_flops(17, 6), ("eager",), ("sb3-contrib",), rate=True,
         targets=(Target("eager", "ratio", 2.0, "sb3-contrib"),),
+    ),
+    "preference-step": Measure(
+        "steps/s", 400, None, ("sac", "pebble"), rate=True, over="sac", targets=(Target("pebble", "ratio", 1 / 1.15, "sac"),)
+    ),
+    "preference-loop": Measure("steps/s", 1000, None, ("eager",), ("sb3-pebble",), rate=True),
+    "bilevel": Measure(
+        "steps/s", 100, None, ("sac", "bilevel"), rate=True, over="sac", targets=(Target("bilevel", "ratio", 1 / 3, "sac"),)
+    ),
+    "asynchrony": Measure(
+        "steps/s", 3 * 2048, None, ("alone", "slow-rater"), rate=True, over="alone", targets=(Target("slow-rater", "ratio", 0.98, "alone"),)
     ),
     "reward-epoch": Measure("s/epoch", 1, EPOCH_FLOPS, ("eager",), ("imitation",), (Target("eager", "ratio", 2.5, "imitation"),)),
     "relabel": Measure("s/million", 1, RELABEL_FLOPS, ("eager",), targets=(Target("eager", "share", 0.5),)),

@@ -17,6 +17,7 @@ from run import Worker
 
 from tutelage.experience.replay import Replay
 from tutelage.experience.trajectory import Transition
+from tutelage.experiment.apart import Companions
 from tutelage.experiment.config import RunConfig
 from tutelage.experiment.processor import prepare
 from tutelage.experiment.run import Experiment
@@ -27,6 +28,9 @@ from tutelage.games.streams import stream_keys
 from tutelage.learn.deep import dqn, ppo, sac, td3, trpo
 from tutelage.learn.learner import Progress
 from tutelage.learn.many_agents import matd3
+from tutelage.learn.preference import christiano, pebble
+from tutelage.learn.preference.meta_reward_net import Config as MetaConfig
+from tutelage.learn.preference.meta_reward_net import outer_step
 from tutelage.rewards import learned
 from tutelage.rewards.comparisons import Comparisons
 from tutelage.rewards.fitting import fit
@@ -84,6 +88,68 @@ def ppo_on_cheetah(variant: str, threads: int, stack: ExitStack) -> Callable[[in
 def trpo_on_cheetah(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
     """TRPO with one copy; settings as those of the peer."""
     return whole_run(trpo.Config(), "gym:HalfCheetah-v5", threads, stack, warm_up=2048)
+
+
+def taught(**settings: Any) -> pebble.Config:
+    """PEBBLE with a SAC of 256-256 and batches of 256 (the paper's are larger), which explores for 1,000 steps in all."""
+    learner = sac.Config(initial_temperature=0.1, temperature_learning_rate=1e-4, target_every=2, random_steps=500, replay_capacity=100_000)
+    return pebble.Config(sac=learner, pretraining_steps=500, **settings)
+
+
+def preference_steps(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """Steps of PEBBLE after its one session, or of the SAC that it holds, alone."""
+    algorithm = taught(labels=50, session_labels=50)
+    return whole_run(algorithm if variant == "pebble" else algorithm.sac, "gym:HalfCheetah-v5", threads, stack, warm_up=1500)
+
+
+def preference_loop(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """Steps of PEBBLE with a session every 1,000; settings as those of the peer, whose fits do not stop early either."""
+    never_early = learned.Config(epochs=10, target_accuracy=2.0)
+    algorithm = taught(labels=NEVER, session_labels=20, session_every=1000, reward_model=never_early)
+    return whole_run(algorithm, "gym:HalfCheetah-v5", threads, stack, warm_up=2000)
+
+
+def bilevel(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """Outer steps of Meta-Reward-Net, or full updates of its SAC, on one memory of 1,500 steps."""
+    algorithm = taught(labels=50, session_labels=50, meta=MetaConfig(every=NEVER))
+    never: dict[str, Any] = dict(evaluate_every=NEVER, checkpoint_every=NEVER, clips=0)
+    config = RunConfig(algorithm, "gym:HalfCheetah-v5", NEVER, threads=threads, **never)
+    run = stack.enter_context(Experiment(config, Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+    for _ in range(1500):
+        run.step()
+    student, replay = run.learner, run.experience
+    assert isinstance(student, pebble.Pebble)
+    newest = student.lesson.comparisons(student.learned, algorithm.session_labels)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            if variant == "sac":
+                student.sac.update(replay, Progress(NEVER, NEVER))
+            else:
+                outer_step(algorithm.meta, student.ensemble, student.sac, replay, newest)
+
+    steps(20)
+    return steps
+
+
+def asynchronous(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """Steps of Christiano's policy process: beside a rater who takes 10 seconds a label and a reward model, or alone."""
+    config = RunConfig(
+        christiano.Config(learner="ppo", initial_steps=2048), "gym:HalfCheetah-v5", NEVER, threads=threads, asynchronous=True,
+        answer_seconds=10.0, evaluate_every=NEVER, checkpoint_every=NEVER, clips=0,
+    )  # fmt: skip
+    run = stack.enter_context(Experiment(config, Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+    run.begin()
+    companions = stack.enter_context(Companions(run.out)) if variant == "slow-rater" else None
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            run.step()
+            if companions is not None:
+                companions.keep_alive()
+
+    steps(3 * 2048)
+    return steps
 
 
 def ensemble(threads: int) -> learned.RewardEnsemble:
@@ -234,6 +300,10 @@ WORK = {
     "ppo": ppo_on_cartpole,
     "ppo-cheetah": ppo_on_cheetah,
     "trpo": trpo_on_cheetah,
+    "preference-step": preference_steps,
+    "preference-loop": preference_loop,
+    "bilevel": bilevel,
+    "asynchrony": asynchronous,
     "reward-epoch": reward_epochs,
     "relabel": relabel,
     **{f"particle-{kind}-{copies}": partial(particle, kind, copies) for kind, copies in product(ACTIONS, COPIES)},

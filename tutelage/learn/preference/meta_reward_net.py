@@ -84,10 +84,15 @@ def meta_reward_net_loss(
 def bilevel_step(
     config: Config, ensemble: RewardEnsemble, sac: SAC, replay: Replay, comparisons: Comparisons, learned: Bool[Tensor, "R"]
 ) -> Float[Tensor, "R"]:
-    """Move the reward models of the seeds that have labels among `comparisons` by one outer gradient; returns the outer losses.
+    """`outer_step`; and all memory of the `learned` seeds, which the reward model pays, has its new reward afterwards."""
+    loss = outer_step(config, ensemble, sac, replay, comparisons)
+    ensemble.measure_outputs(replay.observations(), replay.actions(), learned)
+    replay.relabel(ensemble.reward, chosen=learned)
+    return loss
 
-    learned: seeds that the reward model pays; all of their memory has its new reward afterwards.
-    """
+
+def outer_step(config: Config, ensemble: RewardEnsemble, sac: SAC, replay: Replay, comparisons: Comparisons) -> Float[Tensor, "R"]:
+    """Move the reward models of the seeds that have labels among `comparisons` by one outer gradient; returns the outer losses."""
     batch = sac.unit(replay.sample(sac.config.batch_size, ensemble.generators))
     actor, target = sac.train.weights("actor"), sac.train.targets["critic"].weights
     with torch.no_grad():
@@ -108,6 +113,4 @@ def bilevel_step(
     )  # fmt: skip
     gradient = torch.autograd.grad(config.weight * loss.sum(), list(leaves.values()))
     ensemble.optimizer.step(ensemble.parameters.gather(gradient), (comparisons.weight > 0).any(-1).to(ensemble.device))
-    ensemble.measure_outputs(replay.observations(), replay.actions(), learned)
-    replay.relabel(ensemble.reward, chosen=learned)
     return loss.detach()
