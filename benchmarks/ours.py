@@ -120,6 +120,7 @@ def bilevel(variant: str, threads: int, stack: ExitStack) -> Callable[[int], obj
     student, replay = run.learner, run.experience
     assert isinstance(student, pebble.Pebble)
     newest = student.lesson.comparisons(student.learned, algorithm.session_labels)
+    assert newest is not None
 
     def steps(count: int) -> None:
         for _ in range(count):
