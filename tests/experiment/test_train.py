@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,14 @@ def test_two_lines_train_and_act_wherever_one_is(tmp_path: Path, monkeypatch: py
     assert tutelage.train(dataclasses.replace(CONFIG, seed=4), console=quiet()) == Path("runs/sac-gym-Pendulum-v1-4")
     assert tutelage.train(CONFIG, console=quiet()) == Path("runs/sac-gym-Pendulum-v1-0-2")
     assert tutelage.resume("runs/sac-gym-Pendulum-v1-4", console=quiet()) == Path("runs/sac-gym-Pendulum-v1-4")
+
+
+def test_a_run_goes_no_faster_than_a_person_can_follow(tmp_path: Path):
+    began = time.monotonic()
+    train(dataclasses.replace(CONFIG, steps=12, steps_per_second=10.0), tmp_path / "slow", console=quiet())
+    assert time.monotonic() - began >= 1.2
+    with pytest.raises(ConfigError, match=r"steps_per_second=0.0 was given; a number above 0 was expected"):
+        dataclasses.replace(CONFIG, steps_per_second=0.0)
 
 
 def test_no_module_takes_the_place_of_a_function():

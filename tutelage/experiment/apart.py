@@ -100,6 +100,8 @@ class AskingRater(Apart):
         if since < 0:
             return False
         count = labels_due(algorithm, since, config.steps, config.copies) - len(self.asked[seed])
+        if config.most_awaited is not None:
+            count = min(count, config.most_awaited - len(self.asked[seed].keys() - self.answered))
         clips = self.meeting.offered(seed) if count > 0 else []
         if len(clips) < 2:
             return False
@@ -169,8 +171,9 @@ class RewardTrainer(Apart):
         generators = [generator(self.config.seed + i, "queries") for i in range(len(self.groups))]
         anchors: list[list[Any]] = [[] for _ in self.groups]
         self.lesson = Lesson(
-            raters, self.groups, generators, self.archive, anchors, reward_source(self.config.true_reward), self.config.game
-        )
+            raters, self.groups, generators, self.archive, anchors, reward_source(self.config.true_reward), self.config.game,
+            self.config.weigh_raters,
+        )  # fmt: skip
         self.log = EventLog(run / "models" / EVENTS)
         self.model = self.ensemble()
         self.number, self.heard = 0, 0

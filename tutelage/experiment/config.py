@@ -118,6 +118,12 @@ class RunConfig:
     """Which scripted teacher: oracle, mistake, stoc, skip, equal, myopic (B-Pref), or coin, who knows nothing."""
     asynchronous: bool = False
     """Policy, rater and reward model as three processes that wait for nobody (christiano, prefppo): nothing is lost, but bits differ."""
+    weigh_raters: bool = False
+    """Let an answer count 1 - 2 e, e its rater's share of errors as the answers of others to the same questions show it; else 1."""
+    most_awaited: int | None = None
+    """Questions of a seed that may lie unanswered; beyond, none are asked. None: no limit (a scripted teacher answers at once)."""
+    steps_per_second: float | None = None
+    """No faster than this, all seeds together taking a step at a time, so that a person can keep up. None: as fast as it goes."""
     answer_seconds: float = 0.0
     """How long a scripted teacher thinks about a question, where it is a process of its own."""
     store: str | None = None
@@ -146,7 +152,10 @@ class RunConfig:
         for name in ("seed", "anchor_every", "clips"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} was given; it cannot be negative")
-
+        if self.most_awaited is not None and self.most_awaited < 1:
+            raise ConfigError(f"most_awaited={self.most_awaited} was given; a teacher needs at least 1 question to answer")
+        if self.steps_per_second is not None and not self.steps_per_second > 0.0:
+            raise ConfigError(f"steps_per_second={self.steps_per_second} was given; a number above 0 was expected")
         if self.asynchronous and not isinstance(self.algorithm, christiano.Config):
             raise ConfigError(f"asynchronous was asked of {self.name}; of christiano and prefppo it can be")
 

@@ -109,7 +109,10 @@ class Experiment:
         archive = SegmentArchive(self.out / "segments")
         groups = groups_of(config, self.out)
         raters = [self._make_rater(i, groups[i], archive) for i in range(len(self.seeds))]
-        self.lesson = Lesson(raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward, config.game)
+        self.lesson = Lesson(
+            raters, groups, spawn("queries"), archive, self.rollout.anchors, self.true_reward, config.game,
+            config.weigh_raters, config.most_awaited,
+        )  # fmt: skip
         return algorithm.learner(config.algorithm, *spaces, spawn("learner"), spawn("reward"), self.lesson, config.device)
 
     def _make_rater(self, index: int, group: str, archive: SegmentArchive) -> Rater:

@@ -1,6 +1,7 @@
 """Training from start, or from where it stopped, to the report."""
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -76,9 +77,13 @@ def _to_the_end(experiment: Experiment, beside: Sequence[Path], console: Console
 
             companions = opened.enter_context(Companions(experiment.out))
         with Display(experiment, console) as display:
+            pace, began, taken = experiment.config.steps_per_second, time.monotonic(), 0
             while not experiment.finished:
                 experiment.step()
                 display.show()
+                taken += 1
+                if pace is not None:
+                    time.sleep(max(began + taken / pace - time.monotonic(), 0.0))
                 if companions is not None:
                     companions.keep_alive()
         experiment.finish()

@@ -14,6 +14,7 @@ from tutelage.experience.trees import pack, unpack
 from tutelage.feedback.query import Judgement, Query
 from tutelage.feedback.raters import Rater
 from tutelage.learn.preference.lesson import Lesson
+from tutelage.learn.preference.session import ask
 from tutelage.rewards.comparisons import Comparisons
 from tutelage.rewards.learned import Config, RewardEnsemble
 from tutelage.rewards.source import GameReward, RewardSource, WrittenReward
@@ -262,3 +263,40 @@ def test_a_fit_logs_its_calibration_once_something_was_foretold(tmp_path):
     found = made.events[-1]
     assert (found["event"], found["seed"], found["step"]) == ("calibration", 0, 60)
     assert found["probability"] == [pytest.approx(0.7)] and found["frequency"] == [1.0] and found["count"] == [1.0]
+
+
+def test_an_answer_counts_by_how_reliable_its_rater_seems(tmp_path):
+    made, raters = asked(lesson(tmp_path), 12, seeds=(0,))
+    answers = ["left", "right"] * 6
+    for number, answer in enumerate(answers):
+        for rater in ("ann", "ben", "cleo"):
+            raters[0].say(number, answer, rater=rater)
+        raters[0].say(number, "right" if answer == "left" else "left", rater="dan")  # who errs whenever the others do not
+    made.listen(60)
+    alike = made.comparisons(torch.tensor([True, False]))
+    made.weigh_raters = True
+    weighed = made.comparisons(torch.tensor([True, False]))
+    assert alike is not None and weighed is not None
+    assert alike.weight[0].tolist() == [1.0] * 48
+    own = {j.rater: float(w) for w, j in zip(weighed.weight[0], made.judgements[0].values(), strict=True)}
+    # One error in ten is counted beforehand: (1 + 0) / (10 + 12) of Ann's answers are wrong, but for the odds that the other three err
+    # in one and the same answer; and Dan, at 1/2, is not heard at all.
+    assert own["ann"] == pytest.approx(1.0 - 2.0 / 22.0, abs=1e-3)
+    assert own["dan"] == 0.0
+
+
+def test_no_more_is_asked_than_may_lie_unanswered(tmp_path):
+    made = lesson(tmp_path)
+    made.most_awaited = 4
+    ensemble = RewardEnsemble(Config(hidden=(8,)), D, A, [Generator().manual_seed(i) for i in range(R)])
+    session = lambda: ask(made, ensemble, replay(), [3, 3], ["uniform", "uniform"], H, 2, 10)
+    session()
+    session()
+    assert made.asked == [4, 4]
+    rater = made.raters[0]
+    assert isinstance(rater, Scripted)
+    rater.say(0, "left")
+    rater.say(1, "right")
+    made.listen(60)
+    session()
+    assert made.asked == [6, 4]

@@ -5,6 +5,7 @@ looked up, and whoever learns decides when there are enough.
 """
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Anchor
 from tutelage.experience.segments import SegmentArchive, StoredSegment, cut
 from tutelage.experience.trajectory import Segments
+from tutelage.feedback.quality import rater_errors
 from tutelage.feedback.query import Judgement, Query, SegmentRecord, from_row, label_of, new_query, to_row
 from tutelage.feedback.raters import Rater, StoreRater
 from tutelage.feedback.samplers import SAMPLERS
@@ -37,9 +39,13 @@ class Lesson:
         anchors: Sequence[Sequence[Anchor]],
         true_reward: RewardSource,
         game: str,
+        weigh_raters: bool = False,
+        most_awaited: int | None = None,
     ) -> None:
         """anchors: the rollout's, to draw clips from later. true_reward: what a scripted teacher goes by; it is kept with each
-        clip and shown to nobody who learns. game: its address, for whoever draws the clips."""
+        clip and shown to nobody who learns. game: its address, for whoever draws the clips. weigh_raters: an answer counts 1 - 2 e,
+        e its rater's error as the others' answers show it. most_awaited: questions of a seed that may lie unanswered."""
+        self.weigh_raters, self.most_awaited = weigh_raters, most_awaited
         self.raters, self.groups, self.generators = list(raters), list(groups), list(generators)
         self.archive, self.anchors, self.true_reward, self.game = archive, anchors, true_reward, game
         self.queries: list[dict[str, Query]] = [{} for _ in raters]
@@ -68,6 +74,20 @@ class Lesson:
     def awaited(self) -> list[int]:
         """Questions without an answer, per seed."""
         return [len(q) - len({j.query for j in js.values()}) for q, js in zip(self.queries, self.judgements, strict=True)]
+
+    @property
+    def room(self) -> list[int]:
+        """How many more questions may be asked before others are answered, per seed."""
+        return [sys.maxsize if self.most_awaited is None else max(self.most_awaited - awaited, 0) for awaited in self.awaited]
+
+    def reliability(self, seed: int) -> dict[str, float]:
+        """1 - 2 e of each rater, e from `rater_errors`: 1 for who never errs, 0 for a coin. Empty: all count alike."""
+        if not self.weigh_raters:
+            return {}
+        answers: dict[str, dict[str, str]] = {}
+        for judgement in self.judgements[seed].values():
+            answers.setdefault(judgement.query, {})[judgement.rater] = judgement.answer
+        return {rater: 1.0 - 2.0 * error for rater, error in rater_errors(answers).items()}
 
     def candidates(self, replay: Replay, count: int, length: int, episodes: int, margin: int = 0) -> tuple[Segments, Segments]:
         """`count` random pairs of clips for each seed, `[R, count, W, ...]`, from its newest episodes.
@@ -145,7 +165,7 @@ class Lesson:
     def comparisons(self, ready: Bool[Tensor, "R"], newest: int | None = None) -> Comparisons | None:
         """All labels of the seeds that `ready` marks (or their newest), or None when there is not one.
 
-        A clip pair answered by several raters counts once for each. "Unknown" gives no label.
+        A clip pair answered by several raters counts once for each, by `reliability`. "Unknown" gives no label.
         """
         usable: list[list[tuple[Judgement, float]]] = []
         for seed, judgements in enumerate(self.judgements):
@@ -164,12 +184,13 @@ class Lesson:
         key, fresh = torch.zeros(R, N, dtype=torch.int64), torch.zeros(R, N, dtype=torch.bool)
         unheard = [set(own) for own in self.fresh]
         for seed, rows in enumerate(usable):
+            reliability = self.reliability(seed)
             for number, ((judgement, value), pair) in enumerate(zip(rows, clips[seed], strict=True)):
                 for side, clip in enumerate(pair):
                     observation[seed, number, side], action[seed, number, side] = _whole(clip)
                     true_return[seed, number, side] = clip.reward.sum()
-                label[seed, number], weight[seed, number], fresh[seed, number] = value, 1.0, judgement.id in unheard[seed]
-                key[seed, number] = _lasting_number(judgement.id)
+                label[seed, number], weight[seed, number] = value, reliability.get(judgement.rater, 1.0)
+                key[seed, number], fresh[seed, number] = _lasting_number(judgement.id), judgement.id in unheard[seed]
         margin = (observation.shape[3] - len(example.reward)) // 2
         return Comparisons(observation, action, label, weight, key, true_return, fresh, margin)
 

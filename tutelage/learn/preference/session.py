@@ -37,8 +37,9 @@ def ask(
 ) -> None:
     """Ask each seed's teacher so many questions, chosen by its sampler among `candidates` times as many pairs of its newest episodes.
 
-    length: steps of a clip; margin: steps to keep around it that are not shown.
+    No more than there is room for while others lie unanswered. length: steps of a clip; margin: steps to keep around it that are not shown.
     """
+    counts = [min(count, room) for count, room in zip(counts, lesson.room, strict=True)]
     if max(counts) <= 0:
         return
     pairs = lesson.candidates(replay, candidates * max(counts), length, episodes, margin)
