@@ -40,6 +40,13 @@ class StoredSegment:
     """With as many steps before the clip as after it, which a crop may reach into and no rater sees. None: the clip alone is kept."""
     wide_action: Float[Tensor, "W A"] | None = None
 
+    @property
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Observation and action with the steps that were not shown, where they are kept."""
+        if self.wide_observation is None or self.wide_action is None:
+            return self.observation, self.action
+        return self.wide_observation, self.wide_action
+
 
 def segment_hash(observation: Shaped[Tensor, "H *O"], action: Float[Tensor, "H A"]) -> str:
     """SHA-256 over what a rater could have seen: observations, images as bytes and all else as float32, and actions."""

@@ -144,6 +144,11 @@ class Judgement:
     confidence: int | None = None
     """From 1 (a guess) to 9 (certain); None if not asked."""
 
+    @property
+    def number(self) -> int:
+        """The same for its id at all times and on all machines, in [0, 2^63)."""
+        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:8], "big") >> 1
+
     def __post_init__(self) -> None:
         _check_text(self, "id", "query", "rater", "answer")
         for name, seconds in (("shown_at", self.shown_at), ("answered_at", self.answered_at)):

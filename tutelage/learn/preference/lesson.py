@@ -4,7 +4,6 @@ The same for every method that learns from comparisons of clips. Nothing here wa
 looked up, and whoever learns decides when there are enough.
 """
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Generator, Tensor
 from tutelage.equations.statistics import calibration
 from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Anchor
-from tutelage.experience.segments import SegmentArchive, StoredSegment, cut
+from tutelage.experience.segments import SegmentArchive, cut
 from tutelage.experience.trajectory import Segments
 from tutelage.feedback.quality import rater_errors
 from tutelage.feedback.query import Judgement, Query, SegmentRecord, from_row, label_of, new_query, to_row
@@ -67,7 +66,7 @@ class Lesson:
 
     @property
     def unheard(self) -> list[int]:
-        """How many answers no fit has used yet, per seed."""
+        """Answers that no fit has used yet, per seed."""
         return [len(own) for own in self.fresh]
 
     @property
@@ -178,8 +177,8 @@ class Lesson:
             [[self.archive.get(item) for item in self.queries[seed][j.query].items] for j, _ in rows] for seed, rows in enumerate(usable)
         ]
         example = next(pair[0] for rows in clips for pair in rows)
-        observation = torch.zeros(R, N, 2, *_whole(example)[0].shape, dtype=example.observation.dtype)
-        action = torch.zeros(R, N, 2, *_whole(example)[1].shape)
+        observation = torch.zeros(R, N, 2, *example.whole[0].shape, dtype=example.observation.dtype)
+        action = torch.zeros(R, N, 2, *example.whole[1].shape)
         true_return, label, weight = torch.zeros(R, N, 2), torch.zeros(R, N), torch.zeros(R, N)
         key, fresh = torch.zeros(R, N, dtype=torch.int64), torch.zeros(R, N, dtype=torch.bool)
         unheard = [set(own) for own in self.fresh]
@@ -187,10 +186,10 @@ class Lesson:
             reliability = self.reliability(seed)
             for number, ((judgement, value), pair) in enumerate(zip(rows, clips[seed], strict=True)):
                 for side, clip in enumerate(pair):
-                    observation[seed, number, side], action[seed, number, side] = _whole(clip)
+                    observation[seed, number, side], action[seed, number, side] = clip.whole
                     true_return[seed, number, side] = clip.reward.sum()
                 label[seed, number], weight[seed, number] = value, reliability.get(judgement.rater, 1.0)
-                key[seed, number], fresh[seed, number] = _lasting_number(judgement.id), judgement.id in unheard[seed]
+                key[seed, number], fresh[seed, number] = judgement.number, judgement.id in unheard[seed]
         margin = (observation.shape[3] - len(example.reward)) // 2
         return Comparisons(observation, action, label, weight, key, true_return, fresh, margin)
 
@@ -249,15 +248,3 @@ class Lesson:
             generator.set_state(saved)
         for rater, saved in zip(self.raters, state["raters"], strict=True):
             rater.load(saved)
-
-
-def _whole(clip: StoredSegment) -> tuple[Tensor, Tensor]:
-    """Observation and action with the steps that were not shown, where they are kept."""
-    if clip.wide_observation is None or clip.wide_action is None:
-        return clip.observation, clip.action
-    return clip.wide_observation, clip.wide_action
-
-
-def _lasting_number(name: str) -> int:
-    """The same for a name at all times and on all machines, in [0, 2^63)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
