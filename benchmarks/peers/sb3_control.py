@@ -1,6 +1,7 @@
-"""SAC of Stable-Baselines3 at the settings of `tutelage.recipes.pebble_control`, as rows beside ours.
+"""SAC and TD3 of Stable-Baselines3 at the settings of two recipes, as rows beside ours; in an environment with both libraries:
 
-python benchmarks/peers/sb3_control.py --task dm:walker-walk --seed 0     (in an environment with both libraries)
+python benchmarks/peers/sb3_control.py --recipe pebble_control --task dm:walker-walk --seed 0
+python benchmarks/peers/sb3_control.py --recipe deep_control --task gym:Hopper-v5 --method td3 --seed 0
 
 Same worlds through the same adapters, same nets, batches, rates and steps; SB3 keeps its own replay, its own update order and its
 own handling of everything else. A seed whose row is there already is not trained again.
@@ -19,12 +20,12 @@ from tutelage.evaluate.episodes import evaluate
 from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.games.make import make
 from tutelage.games.spec import Nested
-from tutelage.learn.deep.sac import Config as Ours
-from tutelage.recipes.pebble_control import Recipe, configuration
+from tutelage.learn.deep.sac import Config as SACConfig
+from tutelage.recipes import deep_control, pebble_control
 from tutelage.recipes.rows import RESULTS, Row, append, read
 
 LIBRARY = "stable-baselines3 2.9.2"
-SAC: Any = importlib.import_module("stable_baselines3").SAC  # not an import statement: linting has to pass where the peer is absent
+sb3: Any = importlib.import_module("stable_baselines3")  # not an import statement: linting has to pass where the peer is absent
 
 
 def environment(task: str):  # a gymnasium.Env, which is only there with the simulators
@@ -50,33 +51,51 @@ class Frozen:
         return torch.as_tensor(actions)
 
 
+def peer(ours: Any, world: Any, steps: int, seed: int) -> Any:
+    """SB3's learner with the settings of ours."""
+    common: dict[str, Any] = dict(
+        learning_rate=ours.learning_rate, batch_size=ours.batch_size, learning_starts=ours.random_steps, tau=ours.target_rate,
+        gamma=ours.discount, policy_kwargs={"net_arch": list(ours.hidden)}, buffer_size=steps, seed=seed, device="cpu",
+    )  # fmt: skip
+    if isinstance(ours, SACConfig):
+        return sb3.SAC("MlpPolicy", world, target_update_interval=ours.target_every, ent_coef=f"auto_{ours.initial_temperature}", **common)
+    width = world.action_space.shape[0]
+    noise = importlib.import_module("stable_baselines3.common.noise").NormalActionNoise(
+        np.zeros(width), np.full(width, ours.exploration_noise)
+    )
+    return sb3.TD3(
+        "MlpPolicy", world, action_noise=noise, policy_delay=ours.policy_delay, target_policy_noise=ours.target_noise,
+        target_noise_clip=ours.target_noise_clip, **common,
+    )  # fmt: skip
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", default="dm:walker-walk", choices=["dm:walker-walk", "gym:HalfCheetah-v5"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="pebble_control", choices=["pebble_control", "deep_control"])
+    parser.add_argument("--task", default="dm:walker-walk", choices=["dm:walker-walk", "gym:HalfCheetah-v5", "gym:Hopper-v5"])
+    parser.add_argument("--method", default="sac", choices=["sac", "td3"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--results", type=Path, default=RESULTS / "pebble_control.jsonl")
+    parser.add_argument("--results", type=Path, default=None, help="JSON lines to append to (default: those of the recipe)")
     given = parser.parse_args()
+    results = given.results or RESULTS / f"{given.recipe}.jsonl"
     torch.set_num_threads(1)
-    config = configuration(Recipe(task=given.task, method="sac", scale=given.scale))
-    ours = config.algorithm
-    assert isinstance(ours, Ours)
-    done = {(row.task, row.method, row.seed, row.steps, row.library) for row in read(given.results)}
-    if (given.task, "sac", given.seed, config.steps, LIBRARY) in done:
+    if given.recipe == "pebble_control":
+        config = pebble_control.configuration(pebble_control.Recipe(task=given.task, method=given.method, scale=given.scale))
+    else:
+        config = deep_control.configuration(deep_control.Recipe(scale=given.scale), given.task.partition(":")[2], given.method)
+    done = {(row.task, row.method, row.seed, row.steps, row.library) for row in read(results)}
+    if (given.task, given.method, given.seed, config.steps, LIBRARY) in done:
         return
     world = environment(given.task)
     world.reset(seed=given.seed)
-    model = SAC(
-        "MlpPolicy", world, learning_rate=ours.learning_rate, batch_size=ours.batch_size, learning_starts=ours.random_steps,
-        tau=ours.target_rate, target_update_interval=ours.target_every, ent_coef=f"auto_{ours.initial_temperature}", gamma=ours.discount,
-        policy_kwargs={"net_arch": list(ours.hidden)}, buffer_size=config.steps, seed=given.seed, device="cpu",
-    )  # fmt: skip
+    model = peer(config.algorithm, world, config.steps, given.seed)
     began = time.perf_counter()
     model.learn(config.steps)
-    seconds = time.perf_counter() - began
+    seconds = round(time.perf_counter() - began, 1)
     result = evaluate(Frozen(model), make(given.task, 10), episodes=100 if given.scale == 1.0 else 2, seed=20_000_000)
-    row = Row(given.task, "sac", given.seed, config.steps, round(result.mean, 2), round(seconds, 1), hardware(), commit(), library=LIBRARY)
-    append(given.results, [row])
+    score = round(result.mean, 2)
+    append(results, [Row(given.task, given.method, given.seed, config.steps, score, seconds, hardware(), commit(), library=LIBRARY)])
 
 
 if __name__ == "__main__":

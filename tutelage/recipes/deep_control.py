@@ -32,6 +32,10 @@ class Entry(NamedTuple):
 CLEANRL_PPO = ppo.Config(
     anneal=True, value_clip_range=0.2, value_coefficient=0.5, normalize_observation=True, normalize_reward=True
 )  # fmt: skip
+ZOO_DQN = dqn.Config(
+    hidden=(256, 256), learning_rate=2.3e-3, batch_size=64, replay_capacity=100_000, random_steps=1_000, update_every=256,
+    updates_at_once=128, target_every=128, exploration_fraction=0.16, exploration_end=0.04,
+)  # fmt: skip
 ZOO_TRPO = trpo.Config(
     window=1024, target_kl=0.04, solver_steps=25, value_epochs=20, normalize_observation=True, normalize_reward=True
 )  # fmt: skip
@@ -42,12 +46,8 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("CartPole-v1", "ppo"): Entry(
         ppo.Config(window=32, batch_size=256, epochs=20, learning_rate=1e-3, anneal=True, discount=0.98, gae_lambda=0.8), 100_000, 8, 5
     ),
-    ("CartPole-v1", "dqn"): Entry(
-        dqn.Config(
-            hidden=(256, 256), learning_rate=2.3e-3, batch_size=64, replay_capacity=100_000, random_steps=1_000, update_every=256,
-            updates_at_once=128, target_every=128, exploration_fraction=0.16, exploration_end=0.04,
-        ), 50_000, 1, 5,
-    ),
+    ("CartPole-v1", "dqn"): Entry(ZOO_DQN, 50_000, 1, 5),
+    ("CartPole-v1", "double-dqn"): Entry(replace(ZOO_DQN, double=True), 50_000, 1, 5),
     ("CartPole-v1", "trpo"): Entry(
         trpo.Config(window=512, damping=1e-3, gae_lambda=0.98, value_epochs=20, batch_size=512), 100_000, 2, 5
     ),
@@ -64,7 +64,8 @@ TABLE: dict[tuple[str, str], Entry] = {
     **{(game, "sac"): Entry(sac.Config(random_steps=ZOO_OFF_POLICY), 100_000, 1, 2) for game in MUJOCO[:2]},
     **{(game, "td3"): Entry(td3.Config(random_steps=ZOO_OFF_POLICY), 100_000, 1, 2) for game in MUJOCO[:2]},
 }  # fmt: skip
-"""DQN's target follows once per session of updates (zoo: every 10 steps, which is between any two sessions and never within one)."""
+"""Of the zoo's DQN four in ten seeds hold 500 at the last step, with double Q-learning eight (seeds 22 to 31, where it was chosen).
+DQN's target follows once per session of updates (zoo: every 10 steps, which is between any two sessions and never within one)."""
 
 LONG: dict[tuple[str, str], Entry] = {
     (game, name): Entry(TABLE["HalfCheetah-v5", name].algorithm, 1_000_000, 1, 5) for game in MUJOCO for name in ("sac", "td3")
@@ -113,7 +114,7 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
     """Run or resume what was asked for, judge the final policies and add their rows. Raises ConfigError for a line that is not there."""
     table = LONG if recipe.long else TABLE
     chosen = lines(table, recipe.task, recipe.method)
-    assert all(method in ALGORITHMS for _, method in table)
+    assert all(type(entry.algorithm) in {known.config for known in ALGORITHMS.values()} for entry in table.values())
     for task, method in chosen:
         config = configuration(recipe, task, method)
         results = recipe.results or (RESULTS / "deep_control.jsonl" if recipe.scale == 1.0 else None)
