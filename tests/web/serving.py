@@ -26,7 +26,7 @@ class Server:
             self.said += self.process.stdout.readline() if self.port == "0" else ""
         self.link = self.said.split()[-1]
         self.port = self.link.split(":")[2].split("/")[0]
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = f"{self.link.split(':')[0]}://127.0.0.1:{self.port}"
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.web.serving import Server
@@ -56,6 +58,25 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         other = ["rate", "--store", f"sqlite:///{tmp_path / 'm.sqlite'}", "--port", server.port]
         assert cli.main(other) == 2
         assert "Address already in use" in capsys.readouterr().err
+    finally:
+        server.stop()
+
+
+def test_it_speaks_https_with_a_certificate_of_ones_own(tmp_path: Path):
+    vendor = Path(__file__).parent / "vendor"
+    certificate, key = vendor / "localhost-certificate.pem", vendor / "localhost-key.pem"  # self-signed, for this test alone
+    store = f"sqlite:///{tmp_path / 'l.sqlite'}"
+    server = Server("--store", store, "--accounts", "--runs", str(tmp_path), "--tls-cert", str(certificate), "--tls-key", str(key))
+    try:
+        assert server.address.startswith("https://")
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        answer = httpx.get(f"{server.address}/login", verify=trusting)
+        assert answer.status_code == 200
+        assert httpx.get(server.link, verify=trusting, follow_redirects=True).status_code == 200
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{server.address}/login", verify=ssl.create_default_context())
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{server.port}/login")
     finally:
         server.stop()
 
