@@ -126,7 +126,7 @@ class PPOLM:
         self, config: Config, policy: LanguageModel, critic: ScoreModel, reward: TextReward, prompts: Sequence[Asked], eos: int,
         generator: Generator, reference: LanguageModel | None = None, pretraining: Sequence[Encoded] = (),
     ) -> None:  # fmt: skip
-        """critic: its own, such as a copy() of the reward model. reference: frozen; None: the policy as it is now (with adapters: without).
+        """critic: such as a copy() of the reward model. reference: frozen; None: the policy as it is now, with adapters the one without.
 
         pretraining: texts for ptx. Raises TrainingError for settings or prompts that cannot work.
         """

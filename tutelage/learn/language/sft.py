@@ -109,11 +109,13 @@ class SFT:
     @torch.no_grad()
     def evaluate(self, texts: Sequence[Encoded]) -> dict[str, float]:
         """Mean loss and perplexity per answer token of texts that were not learned from."""
+        self.model.eval()
         total, tokens = 0.0, 0
         for part in pieces(texts, self.config.microbatch or self.config.batch_size):
             batch = pad_right(part, 0).to(self.model.device)
             total += float(-self.model.log_probs(batch.tokens, batch.attention, batch.response).sum())
             tokens += int(batch.response.sum())
+        self.model.train()
         return {"loss": total / tokens, "perplexity": float(torch.tensor(total / tokens).exp())}
 
     def nets(self) -> dict[str, Any]:
