@@ -101,7 +101,9 @@ def _gathered(name: str, numbered: Iterable[tuple[int, Record | TextError]]) -> 
                 raise record
             row = parse_row(record, name, number)
             if rows and type(row) is not type(rows[0]):
-                raise TextError(f"this is a {type(row).__name__} and row {rows[0].number} is a {type(rows[0]).__name__}; one kind was expected")
+                raise TextError(
+                    f"this is a {type(row).__name__} and row {rows[0].number} is a {type(rows[0]).__name__}; one kind was expected"
+                )
             rows.append(row)
         except TextError as error:
             refused.append(f"{name}, row {number}: {error}")

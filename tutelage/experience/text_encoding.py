@@ -191,11 +191,11 @@ class TextEncoder:
     def _rendered(self, turns: Sequence[Message], goes_on: bool) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=goes_on
-            )
+            return self.tokenizer.apply_chat_template(messages, chat_template=self.template, tokenize=False, add_generation_prompt=goes_on)
         except Exception as error:  # templates raise whatever their author chose
-            raise TextError(f"the chat template refuses this conversation ({(str(error).splitlines() or ['no reason given'])[0][:120]})") from error
+            raise TextError(
+                f"the chat template refuses this conversation ({(str(error).splitlines() or ['no reason given'])[0][:120]})"
+            ) from error
 
     def _cut(self, pieces: list[tuple[list[int], bool]], surplus: int) -> list[tuple[list[int], bool]]:
         """The prompt without its first `surplus` tokens; BOS stays where it was the first and another token can stay with it."""

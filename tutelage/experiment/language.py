@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tutelage.experience.text import Encoded
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
-from tutelage.experiment.config import STAGES, ConfigError, TextRunConfig, to_json
+from tutelage.experiment.config import STAGES, TextRunConfig, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog, read_events
 from tutelage.experiment.model_card import training_facts, write_card
@@ -31,20 +31,25 @@ from tutelage.experiment.randomness import generator
 from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
 from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
-    Materials, encode_prompts, encode_texts, open_materials, open_model, open_reward, pretraining_texts,
+    encode_prompts,
+    encode_texts,
+    model_address,
+    open_materials,
+    open_model,
+    open_reward,
+    open_score_models,
+    pretraining_texts,
 )  # fmt: skip
 from tutelage.experiment.text_report import write_text_report
 from tutelage.experiment.train import RUNS
-from tutelage.learn.language.descent import TrainingError
 from tutelage.learn.language.dpo import DPO, FREE
-from tutelage.learn.language.reference import digests, refuse_changes
-from tutelage.learn.language.reward_model import Ranking
+from tutelage.learn.language.reference import digests, refuse_changes, text_logp
+from tutelage.learn.language.reward_model import Ranking, RewardModel
 from tutelage.nets.language import SCORE_FILE, ScoreModel
 from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
 
 REFERENCE = "reference.safetensors"
 STATE = {"learner", "inputs", "seconds"}
-SHOWN_ANSWERS = 4
 LINE_SECONDS = 30.0
 
 
@@ -59,7 +64,7 @@ class TextExperiment:
             self.config, self.out = config, out
             self.stage = STAGES[config.name]
             self.materials = open_materials(config, out / "tokenizer")
-            self.told = list[str]()
+            self.told, self.more = list[str](), tuple[Tensor, ...]()
             self.inputs = {"data": self.materials.digest} | digests(self.materials.model, (), tokenizer=_words(self.materials.tokenizer))
             self.inputs.pop("texts")
             self.learner = self._make_learner()
@@ -103,33 +108,35 @@ class TextExperiment:
             rows, self.held_out = ([(texts[0], row.desirable) for row, texts in zip(e.rows, e.texts, strict=True)] for e in (own, held))  # type: ignore[attr-defined]
             return self.stage.learner(algorithm, materials.model, rows, draw, reference)
         pairs, self.held_out = ([(texts[0], texts[1]) for texts in e.texts] for e in (own, held))
-        return self._make_dpo(pairs, draw, reference)
+        return self._make_dpo(pairs, self.held_out, draw, reference)
 
     def _fresh_score_model(self, member: int) -> ScoreModel:
         """On the language model's body; or a reward model that learns on."""
-        from tutelage.experiment.text_materials import model_address
-
         folder = Path(model_address(self.config.model))
         if (folder / SCORE_FILE).is_file():
             return ScoreModel.load(folder, device=self.config.device)
         return ScoreModel.of(self.materials.model, generator(self.config.seed, f"head/{member}"))
 
-    def _make_dpo(self, pairs: list[tuple[Encoded, Encoded]], draw: torch.Generator, reference: Any) -> DPO:
+    def _make_dpo(
+        self, pairs: list[tuple[Encoded, Encoded]], held_out: list[tuple[Encoded, Encoded]], draw: torch.Generator, reference: Any
+    ) -> DPO:
         """The reference's log-probabilities are read from the run where it has them, and refused where they belong to other inputs."""
         config, model, tokenizer = self.config, self.materials.model, self.materials.tokenizer
         if config.algorithm.live_reference or config.algorithm.loss in FREE:
             return DPO(config.algorithm, model, pairs, draw, reference)
-        texts = [text for pair in pairs for text in pair]
+        texts = [text for pair in [*pairs, *held_out] for text in pair]
         about = {"template": self.materials.encoder.template, "max_length": self.materials.encoder.context, "too_long": config.too_long}
         now = digests(reference or model, texts, tokenizer=_words(tokenizer), **about)
-        path, kept = self.out / REFERENCE, None
+        path = self.out / REFERENCE
         if path.exists():
-            kept, saved = read_reference(path)
+            logp, saved = read_reference(path)
             refuse_changes(saved, now, str(path))
-        learner = DPO(config.algorithm, model, pairs, draw, reference if kept is None else kept)
-        if kept is None:
-            write_whole(path, save({"logp": learner.reference}, now), self.out / f".{REFERENCE}.{os.getpid()}")
-        return learner
+        else:
+            size = 2 * (config.algorithm.microbatch or config.algorithm.batch_size)
+            logp = text_logp(reference or model, texts, size).view(-1, 2)  # fresh adapters change nothing yet
+            write_whole(path, save({"logp": logp}, now), self.out / f".{REFERENCE}.{os.getpid()}")
+        self.more = (logp[len(pairs) :],)
+        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)])
 
     def _make_writer(self, draw: torch.Generator) -> Any:
         """A stage that writes: it needs a reward, and PPO a critic."""
@@ -144,9 +151,7 @@ class TextExperiment:
         eos, rest = materials.tokenizer.eos_token_id, {}
         more: list[Any] = []
         if config.name == "ppo-lm":
-            from tutelage.experiment.text_materials import open_score_models
-
-            own = open_score_models(config.critic, materials.tokenizer, config) if config.critic else models
+            own = open_score_models(config.critic, materials.tokenizer, config.dtype, config.device) if config.critic else models
             more = [own[0].copy().requires_grad_(True) if own else ScoreModel.of(materials.model, None)]
             rest = {"pretraining": pretraining_texts(config, materials.encoder)}
         return self.stage.learner(config.algorithm, materials.model, *more, reward, prompts, eos, draw, reference, **rest)
@@ -187,32 +192,29 @@ class TextExperiment:
             self.seconds += time.perf_counter() - began
             if self.steps % config.log_every == 0 or self.finished:
                 self.log.append("update", self.steps, seed=config.seed, **metrics)
-            if self.finished and isinstance(self.stage_end, Callable):
-                self.stage_end()
+            if self.finished and isinstance(self.learner, RewardModel):
+                self._shift(self.learner)
             if self.steps % config.evaluate_every == 0 or self.finished:
                 self.evaluate()
             if self.steps % config.checkpoint_every == 0 or self.finished:
                 self.save()
 
-    @property
-    def stage_end(self) -> Callable[[], None] | None:
-        """What a stage does after its last update: a reward model gives demonstrations the mean score 0."""
-        if self.config.name != "reward-model":
-            return None
-
-        def shift() -> None:
-            best = [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in self.learner.rankings]
-            self.log.append("shift", self.steps, seed=self.config.seed, shift=self.learner.shift_to(best))
-
-        return shift
+    def _shift(self, learner: RewardModel) -> None:
+        """The best answers get the mean score 0: they stand for the demonstrations, which a run of rankings does not have."""
+        best = [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
+        self.log.append("shift", self.steps, seed=self.config.seed, shift=learner.shift_to(best))
 
     def evaluate(self) -> dict[str, float]:
         """Measured on what is held out; logged, and returned. Policies also answer a few prompts, for people to read."""
-        measured: dict[str, float] = {}
-        if self.held_out and hasattr(self.learner, "evaluate"):
-            measured = self.learner.evaluate(self.held_out)
+        measured = self.evaluate_only()
+        if measured:
             self.log.append("evaluation", self.steps, seed=self.config.seed, seconds=self.seconds, **measured)
         return measured
+
+    def evaluate_only(self) -> dict[str, float]:
+        """As `evaluate`, without the log; nothing for stages that write: what they write is measured at every update."""
+        known = self.held_out and hasattr(self.learner, "evaluate")
+        return self.learner.evaluate(self.held_out, *self.more) if known else {}
 
     def save(self) -> Path:
         """A checkpoint of everything; the log that it speaks of is on the disk before it counts."""
@@ -234,6 +236,15 @@ class TextExperiment:
             sentences = ["the run was interrupted before its first checkpoint, at update 0, and has begun again"]
             self.log.append("resumed", 0, restored=sentences)
             return sentences
+        step, passed_over = self.restore_only()
+        self._ended = any(event["event"] == "end" and event["step"] <= step for event in before)
+        sentences = [*passed_over, f"restored weights, moments, generators and the order of rows at update {step:,}"]
+        if not self._ended:
+            self.log.append("resumed", step, restored=sentences)
+        return sentences
+
+    def restore_only(self) -> tuple[int, list[str]]:
+        """Take over the newest valid checkpoint, and write nothing; returns its step and why newer ones were not used."""
         step, state, passed_over = self.checkpoints.load_state()
         with misfit(step):
             if set(state) != STATE:
@@ -242,17 +253,15 @@ class TextExperiment:
                 self._refuse(state["inputs"])
             self.learner.load(state["learner"])
             self.seconds = float(state["seconds"])
-        self._ended = any(event["event"] == "end" and event["step"] <= step for event in before)
-        sentences = [*passed_over, f"restored weights, moments, generators and the order of rows at update {step:,}"]
-        if not self._ended:
-            self.log.append("resumed", step, restored=sentences)
-        return sentences
+        return step, passed_over
 
     def _refuse(self, saved: Mapping[str, str]) -> None:
         changed = sorted(name for name in saved.keys() | self.inputs.keys() if saved.get(name) != self.inputs.get(name))
         where = {"data": self.config.data, "model": self.config.model, "tokenizer": "tokenizer/"}
         what = " and ".join(f"the {name} ({where.get(name, name)})" for name in changed)
-        raise CheckpointError(f"{what} changed since the run in {self.out} began; with other inputs it is another run and needs another --out")
+        raise CheckpointError(
+            f"{what} changed since the run in {self.out} began; with other inputs it is another run and needs another --out"
+        )
 
     def finish(self) -> None:
         """Nets as folders with their cards, and the last event; once, however often the run is resumed."""
@@ -280,7 +289,7 @@ class TextExperiment:
         self._opened.close()
 
     @contextlib.contextmanager
-    def _room(self) -> Any:
+    def _room(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -326,13 +335,12 @@ def resume_text(out: Path | str, console: Console | None = None) -> Path:
 
 
 def _to_the_end(experiment: TextExperiment, console: Console) -> Path:
-    shown, last = time.monotonic(), dict[str, float]()
+    shown = time.monotonic()
     while not experiment.finished:
         experiment.step()
         if time.monotonic() - shown > LINE_SECONDS:
             shown = time.monotonic()
             console.print(f"{experiment.config.name}: {experiment.steps:,} of {experiment.learner.total:,} updates", highlight=False)
-    del last
     experiment.finish()
     report = write_text_report(experiment.out)
     console.print(f"{experiment.config.name}: {experiment.steps:,} updates: {report}", highlight=False, soft_wrap=True)
@@ -363,15 +371,19 @@ def read_reference(path: Path) -> tuple[Tensor, dict[str, str]]:
         with safe_open(path, "pt") as file:
             return file.get_tensor("logp"), dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())[:200]}; without it the numbers are computed anew") from None
+        raise CheckpointError(
+            f"{path} is damaged: {' '.join(str(error).split())[:200]}; without it the numbers are computed anew"
+        ) from None
 
 
 def _words(tokenizer: Any) -> str:
-    return tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return (
+        tokenizer.backend_tokenizer.to_str()
+        if hasattr(tokenizer, "backend_tokenizer")
+        else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    )
 
 
 def _as_rankings(encoded: Any) -> list[Ranking]:
     rows = zip(encoded.rows, encoded.texts, strict=True)
     return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows]
-
-

@@ -37,7 +37,7 @@ def training_facts(config: TextRunConfig, out: Path, materials: Materials, secon
             "held_out": len(materials.held_out),
             "kind": type(rows[0]).__name__,
         },
-        "raters": config.raters or ("the world's gold score, seen through noise" if config.data.startswith(WORLD) else "not said"),
+        "raters": config.raters or ("the world itself" if config.data.startswith(WORLD) else "not said"),
         "agreement": agreement(rows),
         "budget": {"updates": updates[-1]["step"] if updates else 0, "seconds": round(seconds, 1), "hardware": hardware(config.device)},
         "rewards": [{"address": address, "training": _summary(lineage(address))} for address in config.reward],
@@ -102,7 +102,11 @@ def card(facts: Mapping[str, Any]) -> str:
     """The card as Markdown, with the header that the hub reads."""
     data, budget, agreed = facts["data"], facts["budget"], facts["agreement"]
     base = facts["base"]["address"]
-    agreed = "not known: no two answers were judged twice" if agreed is None else f"{agreed['share']:.0%} of {agreed['judged_twice']} repeated judgements"
+    agreed = (
+        "not known: no two answers were judged twice"
+        if agreed is None
+        else f"{agreed['share']:.0%} of {agreed['judged_twice']} repeated judgements"
+    )
     lines = [
         "---",
         "library_name: transformers",
@@ -147,14 +151,19 @@ def _numbers(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines: list[str] = []
     for where, numbers in measured.items():
         if numbers:
-            lines += [f"{where.capitalize()}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if value is not None), ""]
+            lines += [
+                f"{where.capitalize()}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if value is not None),
+                "",
+            ]
     return lines
 
 
 def _ancestors(facts: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     while facts:
-        found.append(f"{facts['stage']} on `{facts['data']['address']}`, {facts['budget']['updates']:,} updates, from `{facts['base']['address']}`")
+        found.append(
+            f"{facts['stage']} on `{facts['data']['address']}`, {facts['budget']['updates']:,} updates, from `{facts['base']['address']}`"
+        )
         facts = facts["base"].get("training") or {}
     return found
 
@@ -168,7 +177,13 @@ def _summary(facts: Mapping[str, Any]) -> dict[str, Any]:
     if not facts:
         return {}
     accuracy = facts["measured"]["held out"].get("accuracy")
-    return {"stage": facts["stage"], "data": facts["data"], "raters": facts["raters"], "agreement": facts["agreement"], "accuracy": accuracy}
+    return {
+        "stage": facts["stage"],
+        "data": facts["data"],
+        "raters": facts["raters"],
+        "agreement": facts["agreement"],
+        "accuracy": accuracy,
+    }
 
 
 def _to(pair: tuple[float, float] | None) -> str:

@@ -5,10 +5,10 @@ run (data, other models) is known by digests and refused where it has changed.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,18 @@ from torch import Tensor
 from tutelage.experience.text import Encoded, TextBatch, encoded, pad_left
 from tutelage.experience.text_data import load_text
 from tutelage.experience.text_encoding import EncodedRows, TextEncoder
-from tutelage.experience.text_rows import Demonstration, Prompt, Ranked, TextRow, demonstrations, fingerprint, labeled, pairs, prompts, rankings
+from tutelage.experience.text_rows import (
+    Demonstration,
+    Prompt,
+    Ranked,
+    TextRow,
+    demonstrations,
+    fingerprint,
+    labeled,
+    pairs,
+    prompts,
+    rankings,
+)
 from tutelage.experience.tokenizers import train_bpe, word_tokenizer
 from tutelage.experiment.config import STAGES, ConfigError, TextRunConfig
 from tutelage.experiment.randomness import generator
@@ -28,6 +39,9 @@ from tutelage.nets.sampling import sample
 from tutelage.rewards.text import Columns, LearnedTextReward, TextReward, WeightedTextReward, written_reward
 
 WORLD_ROWS = 2_000
+ROWS: dict[str, Callable[[Sequence[TextRow]], Sequence[TextRow]]] = {
+    "demonstrations": demonstrations, "rankings": rankings, "pairs": pairs, "labeled": labeled, "prompts": prompts
+}  # fmt: skip
 WORLD = "text:"
 
 
@@ -55,8 +69,6 @@ class Materials:
     model: LanguageModel
     digest: str
     """Of all rows."""
-    told: tuple[str, ...]
-    """What became of rows that do not fit, in sentences."""
 
 
 def of_run(address: str, *folders: str) -> Path:
@@ -65,7 +77,9 @@ def of_run(address: str, *folders: str) -> Path:
     if (path / "events.jsonl").is_file():
         found = next((path / name for name in folders or ("model",) if (path / name).is_dir()), None)
         if found is None:
-            raise ConfigError(f"{address} is a run without a finished {(folders or ('model',))[0]}; `tutelage resume {address}` finishes it")
+            raise ConfigError(
+                f"{address} is a run without a finished {(folders or ('model',))[0]}; `tutelage resume {address}` finishes it"
+            )
         return found
     return path
 
@@ -116,12 +130,13 @@ def open_materials(config: TextRunConfig, kept_tokenizer: Path) -> Materials:
     encoder = TextEncoder(tokenizer, context, config.too_long, config.learned)
     if world is not None:
         rows = world_rows(config, world, model, tokenizer)
-    rows = list({"demonstrations": demonstrations, "rankings": rankings, "pairs": pairs, "labeled": labeled, "prompts": prompts}[needs](rows))
+    if world is None or needs != "prompts":  # a world's prompts are draws, as often as they are likely
+        rows = list(ROWS[needs](rows))
     cut = min(round(config.held_out * len(rows)), len(rows) - 1)
     order = torch.randperm(len(rows), generator=generator(config.seed, "held out")).tolist()
     held, own = sorted(order[:cut]), sorted(order[cut:])
     return Materials(
-        tokenizer, encoder, tuple(rows[i] for i in own), tuple(rows[i] for i in held), model, fingerprint(rows), ()
+        tokenizer, encoder, tuple(rows[i] for i in own), tuple(rows[i] for i in held), model, fingerprint(rows)
     )  # fmt: skip
 
 
@@ -201,23 +216,23 @@ def pretraining_texts(config: TextRunConfig, encoder: TextEncoder) -> list[Encod
     return [encoded((), text.tokens) for text in texts]
 
 
-def open_score_models(address: str, tokenizer: Any, config: TextRunConfig) -> list[ScoreModel]:
+def open_score_models(address: str, tokenizer: Any, dtype: str = "float32", device: str = "cpu") -> list[ScoreModel]:
     """One reward model, or the members of an ensemble. Raises ModelError where the words of its tokenizer are others."""
     path = Path(address)
     folders = sorted(path.glob("model*")) if (path / "events.jsonl").is_file() else [path]
     folders = [folder for folder in folders if (folder / SCORE_FILE).is_file()] or [of_run(address)]
     for folder in folders:
         if (folder / "tokenizer.json").is_file() and load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-            raise ModelError(f"{folder} reads other tokens than {config.model} writes; a reward model with the same tokenizer is needed")
-    kind = torch.bfloat16 if config.dtype == "bfloat16" else None
-    return [ScoreModel.load(folder, activations=kind, device=config.device) for folder in folders]
+            raise ModelError(f"{folder} reads other tokens than the policy writes; a reward model with the same tokenizer is needed")
+    activations = torch.bfloat16 if dtype == "bfloat16" else None
+    return [ScoreModel.load(folder, activations=activations, device=device) for folder in folders]
 
 
-def open_reward(config: TextRunConfig, tokenizer: Any) -> tuple[TextReward, list[ScoreModel]]:
-    """The reward, and the reward models in it: the first is what a critic starts as."""
-    addresses = config.reward or ((config.data,) if config.data.startswith(WORLD) else ())
-    if not addresses:
-        raise ConfigError(f"{config.name} was given no reward; --reward takes runs or folders of reward models, a world, or py:module:function")
+def open_rewards(
+    addresses: Sequence[str], tokenizer: Any, weights: Sequence[float] = (), combine: Literal["mean", "worst", "disagreement"] = "mean",
+    variance_penalty: float = 1.0, length_penalty: float = 0.0, dtype: str = "float32", device: str = "cpu",
+) -> tuple[TextReward, list[ScoreModel]]:  # fmt: skip
+    """The reward of some addresses, and the reward models in it: the first is what a critic starts as."""
     parts: list[TextReward] = []
     models: list[ScoreModel] = []
     for address in addresses:
@@ -226,16 +241,27 @@ def open_reward(config: TextRunConfig, tokenizer: Any) -> tuple[TextReward, list
         elif address.startswith("py:"):
             parts.append(written_reward(address, tokenizer))
         else:
-            own = open_score_models(address, tokenizer, config)
+            own = open_score_models(address, tokenizer, dtype, device)
             models += own
-            parts.append(LearnedTextReward(own, config.combine, config.variance_penalty, config.length_penalty))
-    if config.reward_weights:
-        return WeightedTextReward(parts, config.reward_weights), models
-    if len(models) > 1 and all(isinstance(part, LearnedTextReward) for part in parts):
-        return LearnedTextReward(models, config.combine, config.variance_penalty, config.length_penalty), models
+            parts.append(LearnedTextReward(own, combine, variance_penalty, length_penalty))
+    if weights:
+        return WeightedTextReward(parts, weights), models
+    if len(parts) > 1 and all(isinstance(part, LearnedTextReward) for part in parts):
+        return LearnedTextReward(models, combine, variance_penalty, length_penalty), models
     if len(parts) > 1:
         raise ConfigError(f"{len(parts)} rewards of several kinds were given; --reward-weights says how much each of them counts")
     return parts[0], models
+
+
+def open_reward(config: TextRunConfig, tokenizer: Any) -> tuple[TextReward, list[ScoreModel]]:
+    """As `open_rewards`, of a run."""
+    addresses = config.reward or ((config.data,) if config.data.startswith(WORLD) else ())
+    if not addresses:
+        raise ConfigError(
+            f"{config.name} was given no reward; --reward takes runs or folders of reward models, a world, or py:module:function"
+        )
+    combined = config.reward_weights, config.combine, config.variance_penalty, config.length_penalty
+    return open_rewards(addresses, tokenizer, *combined, config.dtype, config.device)
 
 
 def lineage(address: str) -> dict[str, Any]:

@@ -30,7 +30,12 @@ def render_text_report(run: Path, more: Sequence[str] = ()) -> str:
     start = next((event for event in events if event["event"] == "start"), {})
     config: dict[str, Any] = start.get("config") or {}
     title = _title(config, events)
-    sections = [_series(events, "evaluation", "On what was held out"), _samples(events), *more, _series(events, "update", "While it learned")]
+    sections = [
+        _series(events, "evaluation", "On what was held out"),
+        _samples(events),
+        *more,
+        _series(events, "update", "While it learned"),
+    ]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -84,7 +89,10 @@ def _series(events: Sequence[Event], kind: str, title: str) -> str:
     """Small charts of every number of one kind of event."""
     own = [event for event in events if event["event"] == kind]
     names = dict.fromkeys(
-        name for event in own for name, value in event.items() if name not in ("event", "time", "step", "seed", "seconds") and is_number(value)
+        name
+        for event in own
+        for name, value in event.items()
+        if name not in ("event", "time", "step", "seed", "seconds") and is_number(value)
     )
     series = {name: {0: line} for name in [*names][:SHOWN_METRICS] if len((line := thinned(points(own, name)))[0]) > 1}
     if not series:
@@ -103,7 +111,9 @@ def _samples(events: Sequence[Event]) -> str:
         return ""
     names = [name for name in last["rows"][0] if name != "prompt"]
     head = "".join(f'<th scope="col">{_e(name)}</th>' for name in ("prompt", *names))
-    body = "".join("<tr>" + "".join(f"<td>{_e(str(row.get(name, '')))}</td>" for name in ("prompt", *names)) + "</tr>" for row in last["rows"])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_e(str(row.get(name, '')))}</td>" for name in ("prompt", *names)) + "</tr>" for row in last["rows"]
+    )
     return (
         '<section><h2>What it writes</h2><div class="table" tabindex="0" role="region" aria-label="Answers side by side">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>\n"

@@ -34,6 +34,8 @@ try:
 except ImportError as error:
     raise ImportError("transformers is not installed, and language models need it; run: pip install 'tutelage[language]'") from error
 
+transformers.utils.logging.disable_progress_bar()  # loading a small net draws more of them than it takes seconds
+
 SCORE_FILE = "score_head.safetensors"
 
 OPTIONS = {

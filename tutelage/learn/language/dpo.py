@@ -219,6 +219,17 @@ class DPO:
             "logp/rejected": float(pairs.rejected.mean()),
         }
 
+    @torch.no_grad()
+    def evaluate(self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Float[Tensor, "n 2"] | None = None) -> dict[str, float]:
+        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: zeros, or a live one's."""
+        if reference is None:
+            reference = torch.zeros(len(pairs), 2) if self.live is None else self.reference_logp(pairs)
+        found: list[dict[str, float]] = []
+        for part in pieces(range(len(pairs)), self.config.microbatch or self.config.batch_size):
+            batch = self.measure([pairs[i] for i in part], reference[list(part)], torch.zeros(len(part), self.margins.shape[1]))
+            found += [self._measures(batch, self._objective(batch))] * len(part)
+        return mean_metrics(found)
+
     def nets(self) -> dict[str, Any]:
         """The policy."""
         return {"model": self.model}
