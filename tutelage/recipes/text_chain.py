@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from tutelage.evaluate.text import Answers, Evaluation, FrontierPoint, Gold, ans
 from tutelage.experience.text import Encoded, TextBatch, encoded
 from tutelage.experience.text_encoding import TextEncoder
 from tutelage.experience.tokenizers import word_tokenizer
-from tutelage.games.text_worlds import EOS, TextWorld, text_world
+from tutelage.games.text_worlds import BOS, EOS, TextWorld, text_world
 from tutelage.learn.language.descent import Optimization, Stage
 from tutelage.learn.language.dpo import DPO
 from tutelage.learn.language.dpo import Config as DPOConfig
@@ -43,6 +44,8 @@ class Setting:
     world: str = "text:valence"
     model: str = TINY
     demonstrations: int = 8_000
+    general_texts: int = 800
+    """Texts without a prompt among the demonstrations: the tenth of pretraining text in InstructGPT's own start of PPO."""
     ranked_prompts: int = 1_500
     """Of which `held_out` only judge the reward model."""
     held_out: int = 200
@@ -52,7 +55,7 @@ class Setting:
     reward: RewardConfig = field(default_factory=lambda: RewardConfig(epochs=6, batch_size=32, learning_rate=1e-3))
     dpo: DPOConfig = field(
         default_factory=lambda: DPOConfig(
-            beta=0.5, epochs=2, batch_size=64, learning_rate=3e-4, optimizer=Optimization(schedule="constant", warmup=20, betas=(0.9, 0.999))
+            beta=0.5, epochs=2, batch_size=64, learning_rate=3e-4, optimizer=Optimization(final_share=0.1, warmup=20, betas=(0.9, 0.999))
         )
     )
     ppo: PPOConfig = field(
@@ -69,8 +72,9 @@ class Setting:
             return self
         size = lambda whole, least: max(round(whole * scale), least)
         return replace(
-            self, demonstrations=size(self.demonstrations, 64), ranked_prompts=size(self.ranked_prompts, 24), test_prompts=size(self.test_prompts, 16),
-            held_out=size(self.held_out, 8), sft=replace(self.sft, batch_size=16), dpo=replace(self.dpo, epochs=1, batch_size=16),
+            self, demonstrations=size(self.demonstrations, 64), general_texts=size(self.general_texts, 8),
+            ranked_prompts=size(self.ranked_prompts, 24), held_out=size(self.held_out, 8), test_prompts=size(self.test_prompts, 16),
+            sft=replace(self.sft, batch_size=16), dpo=replace(self.dpo, epochs=1, batch_size=16),
             ppo=replace(self.ppo, iterations=size(self.ppo.iterations, 2), episodes=16, batch_size=8, epochs=1),
         )  # fmt: skip
 
@@ -101,6 +105,7 @@ class Chain:
         self.setting, self.seed = setting, seed
         self.world: TextWorld = text_world(setting.world)
         self.tokenizer = word_tokenizer(self.world.words)
+        self._tuned: dict[tuple[str, float], LanguageModel] = {}
         self.encoder = TextEncoder(self.tokenizer, self.world.prompt_tokens + self.world.answer_tokens, "refuse")
 
     def generator(self, stage: str) -> Generator:
@@ -120,6 +125,11 @@ class Chain:
         rows = self.world.demonstrations(count, self.generator(stage))
         return [encoded(self.encoder.prompt(prompt), self.encoder.answer(prompt, answer)) for prompt, answer in rows]
 
+    def general(self, count: int, stage: str) -> list[Encoded]:
+        """Texts that answer nobody: the language itself, which later stages may forget."""
+        rows = self.world.demonstrations(count, self.generator(stage))
+        return [encoded([], [BOS, *self.encoder.answer("", answer)]) for _, answer in rows]
+
     @cached_property
     def fresh(self) -> LanguageModel:
         """The net before it has read anything."""
@@ -129,7 +139,8 @@ class Chain:
     def sft(self) -> LanguageModel:
         """After demonstrations; what all later stages start from and are held to."""
         model = self.fresh.copy().requires_grad_(True)
-        run(SFT(self.setting.sft, model, self.texts(self.setting.demonstrations, "demonstrations"), self.generator("sft")))
+        texts = self.texts(self.setting.demonstrations, "demonstrations") + self.general(self.setting.general_texts, "general")
+        run(SFT(self.setting.sft, model, texts, self.generator("sft")))
         return model.copy()
 
     def answers(self, model: LanguageModel, prompts: Sequence[Sequence[int]], stage: str, samples: int = 1, **how) -> Answers:
@@ -166,9 +177,9 @@ class Chain:
         learner.shift_to(self.texts(500, f"{stage} shift"))
         return models
 
-    def pairs(self, stage: str = "pairs") -> list[tuple[Encoded, Encoded]]:
-        """Of each ranked prompt all pairs (better, worse), the prompts in order."""
-        return [(pair.texts[0], pair.texts[1]) for pair in in_pairs(self.ranked.rankings)]
+    def pairs(self) -> list[tuple[Encoded, Encoded]]:
+        """All pairs (better, worse) of the prompts that the reward model learns from."""
+        return [(pair.texts[0], pair.texts[1]) for pair in in_pairs(self.ranked.rankings[self.setting.held_out :])]
 
     def dpo(self, stage: str = "dpo", **changes) -> LanguageModel:
         """The SFT model after DPO on the ranked pairs."""
@@ -180,7 +191,7 @@ class Chain:
         self, reward: TextReward | None = None, stage: str = "ppo", pretraining: Sequence[Encoded] = (), critic: ScoreModel | None = None,
         watch=None, **changes,
     ) -> LanguageModel:  # fmt: skip
-        """The SFT model after PPO on a reward (None: the reward model). watch: called after each iteration with the learner and its metrics."""
+        """The SFT model after PPO on a reward (None: the reward model). watch: called after each iteration with learner and metrics."""
         policy = self.sft.copy().requires_grad_(True)
         critic = (self.reward if critic is None else critic).copy()
         asked = [Asked(tuple(prompt)) for prompt in self.prompts(2_000, f"{stage} prompts")]
@@ -190,6 +201,24 @@ class Chain:
         )  # fmt: skip
         run(learner, watch)
         return learner.nets()["model"].copy()
+
+    def tuned(self, name: Literal["dpo", "ppo-lm"], beta: float | None = None) -> LanguageModel:
+        """DPO or PPO at a price of a nat (None: the setting's), made once."""
+        own = self.setting.dpo.beta if name == "dpo" else self.setting.ppo.kl_coefficient
+        key = (name, own if beta is None else beta)
+        if key not in self._tuned:
+            self._tuned[key] = self.dpo(beta=key[1]) if name == "dpo" else self.ppo(kl_coefficient=key[1])
+        return self._tuned[key]
+
+    def score(self, texts: TextBatch) -> Float[Tensor, "B"]:
+        """What the reward model says of texts."""
+        return LearnedTextReward([self.reward]).scores(texts)
+
+    def written(self, answers: Answers) -> list[str]:
+        """Answers as text, with their EOS where they have one."""
+        return [
+            self.tokenizer.decode(tokens[mask].tolist()) for tokens, mask in zip(answers.text.tokens, answers.text.response, strict=True)
+        ]
 
     @cached_property
     def test_prompts(self) -> list[list[int]]:
@@ -204,9 +233,9 @@ class Chain:
     def evaluate(self, model: LanguageModel, stage: str, temperature: float = 1.0) -> Evaluation:
         """Gold, KL from SFT and the win rate over it."""
         g = self.generator(f"evaluate {stage}")
-        return evaluate_model(
-            model, self.sft, self.test_prompts, self.gold, self.opponent, self.world.answer_tokens, EOS, g, temperature
-        )[0]
+        return evaluate_model(model, self.sft, self.test_prompts, self.gold, self.opponent, self.world.answer_tokens, EOS, g, temperature)[
+            0
+        ]
 
     def draws(self, count: int, scores: Sequence[Gold]) -> tuple[Float[Tensor, "S P count"], Float[Tensor, "P"]]:
         """Scores of many SFT answers to every different test prompt, and how often the prompt is asked."""
@@ -216,7 +245,9 @@ class Chain:
         drawn = reference_draws(self.sft, list(shares), scores, count, self.world.answer_tokens, EOS, self.generator("draws"))
         return drawn, torch.tensor(list(shares.values()), dtype=torch.float64)
 
-    def frontier(self, draws: int = 4096, betas: Sequence[float] = (math.inf, 8, 4, 2, 1.5, 1, 0.8, 0.67, 0.57, 0.5)) -> list[FrontierPoint]:
+    def frontier(
+        self, draws: int = 4096, betas: Sequence[float] = (math.inf, 8, 4, 2, 1.5, 1, 0.8, 0.67, 0.57, 0.5)
+    ) -> list[FrontierPoint]:
         """The best that is possible from this SFT model."""
         gold, shares = self.draws(draws, [self.gold])
         return exact_frontier(gold[0], betas, shares)
