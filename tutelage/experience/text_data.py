@@ -267,7 +267,11 @@ def _explicit_pair(row: Record, place: dict[str, Any]) -> TextRow:
 def _implicit_pair(row: Record, place: dict[str, Any]) -> TextRow:
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
-        cut = len(common_prompt(_text("chosen", chosen), _text("rejected", rejected)))
+        prompt = common_prompt(_text("chosen", chosen), _text("rejected", rejected))
+        if not prompt.endswith(ASSISTANT) and (ASSISTANT in chosen or ASSISTANT in rejected):
+            first = [repr(text.partition(ASSISTANT)[0].strip()[:40]) for text in (chosen, rejected)]
+            raise TextError(f"the prompts differ within the pair: it begins {first[0]} for chosen and {first[1]} for rejected")
+        cut = len(prompt)
         return Pair(prompt=chosen[:cut], chosen=chosen[cut:], rejected=rejected[cut:], margin=_margin(row), **place)
     both = [_messages(name, value) for name, value in (("chosen", chosen), ("rejected", rejected))]
     (prompt, better), (other, worse) = (_last_answer(turns, name) for turns, name in zip(both, ("chosen", "rejected"), strict=True))
