@@ -123,3 +123,9 @@ def test_their_gradients_are_what_the_docstrings_say():
     torch.testing.assert_close(k3[0], reverse_in_p)
     assert (k3[0] - in_p).abs().max() > 1e-2
     torch.testing.assert_close(k3[1], in_q)
+
+
+def test_estimators_of_three_tokens():
+    logp, reference = torch.tensor([-1.0, -2.0, -0.5]).double(), torch.tensor([-1.2, -1.5, -0.6]).double()
+    sums = [estimator(logp, reference).sum().item() for estimator in (kl_k1, kl_k2, kl_k3)]
+    assert sums == pytest.approx([-0.2, 0.15, 0.1723], abs=5e-5)  # the first is negative, and rightly

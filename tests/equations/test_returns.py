@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tutelage.equations.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
+from tutelage.equations.statistics import whitened
 
 
 def one(*x: float) -> Tensor:
@@ -259,3 +260,17 @@ def test_batch_axes_never_mix(name: str):
     torch.testing.assert_close(ALL[name](shaped).view(9, 6), ALL[name](x))
     column = {key: tensor[:, 4:5] for key, tensor in x.items()}
     torch.testing.assert_close(ALL[name](column), ALL[name](x)[:, 4:5])
+
+
+def test_one_answer_of_four_tokens_with_its_score_at_the_end():
+    """Undiscounted, so the returns are also what a penalty per token and a score at the last token make of an answer."""
+    column = lambda *x: torch.tensor(x, dtype=torch.float64)[:, None]
+    reward, value = column(-0.05, 0.02, -0.01, 1.0), column(0.1, 0.2, 0.3, 0.4)
+    ends = torch.tensor([False, False, False, True])[:, None]
+    next_value = torch.cat((value[1:], torch.zeros(1, 1, dtype=torch.float64)))
+    advantage = gae(reward, value, next_value, ends, ends, 1.0, 0.95)
+    assert advantage[:, 0].tolist() == pytest.approx([0.7596, 0.7470, 0.6600, 0.6000], abs=5e-5)
+    assert (advantage + value)[:, 0].tolist() == pytest.approx([0.8596, 0.9470, 0.9600, 1.0], abs=5e-5)
+    assert whitened(advantage)[:, 0].tolist() == pytest.approx([1.0402, 0.8466, -0.4844, -1.4024], abs=5e-5)
+    only_the_score = column(0.0, 0.0, 0.0, 1.0)
+    assert (gae(only_the_score, value, next_value, ends, ends, 1.0, 1.0) + value)[:, 0].tolist() == pytest.approx([1.0] * 4)

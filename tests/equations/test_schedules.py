@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tutelage.equations.schedules import linear
+from tutelage.equations.schedules import adaptive_kl_coefficient, linear
 
 
 def test_by_hand():
@@ -24,3 +24,10 @@ def test_no_fraction_is_the_end_at_once():
 def test_a_fraction_is_a_share_of_the_run(fraction: float):
     with pytest.raises(ValueError, match=f"fraction={fraction} was given; a schedule needs a share of the run, in \\[0, 1\\]"):
         linear(1.0, 0.0, 0.5, fraction)
+
+
+def test_the_price_of_a_nat_by_hand():
+    for kl, factor in ((12.0, 1.01024), (6.6, 1.00512), (6.0, 1.0), (0.0, 0.98976)):
+        assert adaptive_kl_coefficient(0.15, kl, 6.0, 512) == pytest.approx(0.15 * factor)
+    with pytest.raises(ValueError, match="target=0.0, horizon=10000 were given"):
+        adaptive_kl_coefficient(0.15, 1.0, 0.0, 512)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tutelage.equations.statistics import (
     RunningMoments,
     calibration,
+    expected_calibration_error,
     interquartile_mean,
     mean_of,
     paired_probability_of_improvement,
@@ -19,6 +20,8 @@ from tutelage.equations.statistics import (
     standardized,
     stratified_bootstrap_interval,
     variance_of,
+    whitened,
+    wilson_interval,
 )
 
 
@@ -314,3 +317,40 @@ def test_members_are_standardized_each_by_its_own_as_numpy_does(shape: tuple[int
 def test_a_single_sample_is_left_alone():
     x = torch.tensor([[3.0], [-1.0]])
     assert torch.equal(standardized(x), x)
+
+
+def test_whitening_by_the_population():
+    x = torch.linspace(1.2, 2.0, 9, dtype=torch.float64).view(3, 3)
+    expected = [0.0508, 0.4381, 0.8254, 1.2127, 1.6000, 1.9873, 2.3746, 2.7619, 3.1492]
+    assert whitened(x, shift_mean=False).flatten().tolist() == pytest.approx(expected, abs=5e-5)
+    advantage = torch.tensor([0.7596, 0.7470, 0.6600, 0.6000], dtype=torch.float64)
+    assert whitened(advantage).tolist() == pytest.approx([1.0402, 0.8466, -0.4844, -1.4024], abs=2e-3)  # rounded advantages
+
+
+def test_what_is_masked_moves_no_whitened_number():
+    x, mask = torch.tensor([[1.0, 2.0, torch.nan], [4.0, torch.inf, 0.0]]), torch.tensor([[True, True, False], [True, False, False]])
+    for shift in (True, False):
+        reached = whitened(x, mask, shift)
+        assert reached[~mask].tolist() == [0.0] * 3
+        torch.testing.assert_close(reached[mask], whitened(x[mask], shift_mean=shift))
+
+
+def test_wilson_of_two_published_win_rates_overlap():
+    dpo, ppo = wilson_interval(158, 256), wilson_interval(146, 256)
+    assert (dpo.low, dpo.high) == pytest.approx((0.556, 0.675), abs=5e-4)
+    assert (ppo.low, ppo.high) == pytest.approx((0.509, 0.629), abs=5e-4)
+    assert ppo.high > dpo.low
+    assert (wilson_interval(0, 10).low, wilson_interval(10, 10).high) == pytest.approx((0.0, 1.0), abs=1e-12)
+    # The bounds are where the score test just rejects: (p - b)^2 = z^2 b (1 - b) / n.
+    z = 1.959963984540054
+    for bound in (dpo.low, dpo.high):
+        assert (158 / 256 - bound) ** 2 == pytest.approx(z * z * bound * (1 - bound) / 256)
+    for wins, trials in ((-1.0, 5), (6.0, 5), (0.0, 0)):
+        with pytest.raises(ValueError, match="an interval needs wins"):
+            wilson_interval(wins, trials)
+
+
+def test_calibration_error_by_hand():
+    foretold = torch.tensor([[0.05, 0.0], [0.05, 1.0], [0.95, 1.0], [0.85, 1.0]])
+    # bin 0: |0.5 - 0.05| of two; bin 9: 0.05 of one; bin 8: 0.15 of one
+    assert expected_calibration_error(foretold) == pytest.approx(0.25 * (2 * 0.45 + 0.05 + 0.15), abs=1e-6)

@@ -92,3 +92,13 @@ def test_gradients_reach_the_new_policy_and_the_new_value_only():
     ):
         first, *others = torch.autograd.grad(result.sum(), (new, old, third), allow_unused=True)
         assert first is not None and first.abs().sum() > 0.0 and others == [None, None]
+
+
+def test_four_tokens_of_an_answer():
+    ratio, advantage = torch.tensor([1.5, 0.7, 1.1, 0.9]).double(), torch.tensor([1.0, -1.0, 2.0, -0.5]).double()
+    surrogate = clipped_surrogate(ratio.log(), torch.zeros(4).double(), advantage, 0.2)
+    assert (-surrogate).tolist() == pytest.approx([-1.2, 0.8, -2.2, 0.45])
+    assert -surrogate.mean().item() == pytest.approx(-0.5375)
+    value, old, target = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.1]), torch.tensor([0.8, 0.5])
+    assert (2.0 * clipped_value_loss(value, old, target, 0.2)).tolist() == pytest.approx([0.04, 0.25])
+    assert clipped_value_loss(value, old, target, 0.2).mean().item() == pytest.approx(0.0725)

@@ -30,3 +30,17 @@ def hyperbolic_labels(steps: int, total_steps: int, first: int, total: int, slow
     share = min(steps / total_steps, 1.0)
     done = share if slowing is None else math.log1p(share * total_steps / slowing) / math.log1p(total_steps / slowing)
     return first + (total - first) * done
+
+
+def adaptive_kl_coefficient(coefficient: float, kl: float, target: float, episodes: int, horizon: int = 10_000) -> float:
+    """The price of a nat after a batch: dearer where the policy is further from its reference than it should be, cheaper where nearer.
+
+    beta <- beta (1 + e n / horizon),   e = clip(KL / target - 1, -0.2, 0.2),   n episodes in the batch.
+
+    Ziegler et al. 2019 (arXiv 1909.08593), section 2.2; target 6 nats and horizon 10,000 as in its code. kl: the mean over the batch of
+    each answer's sum over tokens. Raises ValueError unless target > 0 and horizon > 0.
+    """
+    if not (target > 0.0 and horizon > 0):
+        raise ValueError(f"target={target}, horizon={horizon} were given; an adaptive coefficient needs both positive")
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return coefficient * (1.0 + error * episodes / horizon)

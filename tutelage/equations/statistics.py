@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Bool, Float, Float64, Real
@@ -94,6 +95,20 @@ def standardized(x: Float[Tensor, "R *n"], mask: Float[Tensor, "R *n"] | None = 
     else:
         variance, mean = (moment(x, mask).view(-1, *[1] * (x.dim() - 1)) for moment in (variance_of, mean_of))
     return (x - mean) / (variance.sqrt() + 1e-8)
+
+
+def whitened(x: Float[Tensor, "*n"], mask: Bool[Tensor, "*n"] | None = None, shift_mean: bool = True) -> Float[Tensor, "*n"]:
+    """(x - mean) / sqrt(var + 1e-8) over everything that is not masked, var of the population; 0 where masked.
+
+    As lm-human-preferences whitens advantages; its rewards keep their mean (shift_mean=False): (x - mean) / sqrt(var + 1e-8) + mean.
+    Ziegler et al. 2019 (arXiv 1909.08593), in its code. `standardized` is the other convention: var of a sample, members apart.
+    """
+    keep = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    count = keep.sum().clamp(min=1)
+    mean = torch.where(keep, x, 0.0).sum() / count
+    deviation = torch.where(keep, x - mean, 0.0)
+    white = deviation * (deviation.square().sum() / count + 1e-8).rsqrt()
+    return white if shift_mean else white + torch.where(keep, mean, 0.0)
 
 
 @dataclass(frozen=True)
@@ -221,3 +236,31 @@ def calibration(foretold: Float[Tensor, "N 2"], bins: int = 10) -> dict[str, lis
         "frequency": [float(outcome[own].mean()) for own in held],
         "count": [float(own.sum()) for own in held],
     }
+
+
+def expected_calibration_error(foretold: Float[Tensor, "N 2"], bins: int = 10) -> float:
+    """sum_b n_b / N |frequency_b - probability_b| over the bins of `calibration`.
+
+    Naeini et al. 2015 (AAAI 29); Guo et al. 2017 (arXiv 1706.04599), eq. 3. 0 is perfect.
+    """
+    table = calibration(foretold, bins)
+    gaps = zip(table["probability"], table["frequency"], table["count"], strict=True)
+    return sum(count * abs(frequency - probability) for probability, frequency, count in gaps) / len(foretold)
+
+
+def wilson_interval(wins: float | int, trials: int, confidence: float = 0.95) -> Interval:
+    """The score interval of a share p = wins / trials: inside [0, 1] and honest for few trials.
+
+    center = (p + z^2 / 2n) / (1 + z^2 / n),   half = z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2 / 4n^2),   z the normal quantile.
+
+    Wilson 1927 (JASA 22:209). A tie may count as half a win: the interval is then wider than it need be, never narrower, since a half
+    varies less than a coin. Raises ValueError unless 0 <= wins <= trials, trials >= 1 and confidence in (0, 1).
+    """
+    if not (trials >= 1 and 0.0 <= wins <= trials and 0.0 < confidence < 1.0):
+        given = f"wins={wins}, trials={trials}, confidence={confidence} were given"
+        raise ValueError(f"{given}; an interval needs wins in [0, trials] and a confidence in (0, 1)")
+    z = NormalDist().inv_cdf(0.5 * (1.0 + confidence))
+    p, shrink = wins / trials, 1.0 + z * z / trials
+    center = (p + z * z / (2.0 * trials)) / shrink
+    half = z / shrink * (p * (1.0 - p) / trials + z * z / (4.0 * trials * trials)) ** 0.5
+    return Interval(p, max(center - half, 0.0), min(center + half, 1.0))
