@@ -1,11 +1,11 @@
-"""Preflight: what would go wrong hours later as bad text is said now, in one sentence each, with the numbers of the rows.
+"""Preflight: what would show hours later as bad text is said now, in one sentence each, with the numbers of the rows.
 
 It reads the data, the tokenizer and the numbers of the model that matter (context, vocabulary, dropout); no weight is touched.
 What is refused cannot be learned from as it stands; what is warned of can, and somebody should know it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -13,16 +13,16 @@ from typing import Any, Literal
 from tutelage.equations.statistics import wilson_interval
 from tutelage.experience.text import Encoded, TextError
 from tutelage.experience.text_data import ASSISTANT, HUMAN, SHOWN, TextData
-from tutelage.experience.text_encoding import TextEncoder, TooLongError, row_numbers
+from tutelage.experience.text_encoding import TextEncoder, row_numbers
 from tutelage.experience.text_rows import Labeled, Message, Pair, Ranked, TextRow, fingerprint
 
 Level = Literal["refuse", "warn", "note"]
 
-WELL_KNOWN_MARKERS = ("<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<start_of_turn>", "<|start_header_id|>", "<|eot_id|>", HUMAN, ASSISTANT)
-"""What chat templates put around a turn; inside of one it says that a template was applied before."""
+MARKERS = ("<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<start_of_turn>", "<|start_header_id|>", "<|eot_id|>")
+"""What well-known chat templates put around a turn; inside of one it says that a template was applied before."""
 
 BIASED = 0.05
-"""How far from one half the share of longer chosen answers must surely be before it is worth a warning."""
+"""How far from one half the share of longer preferred answers must surely be before it is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ModelFacts:
     """Tokens that a text may have."""
     vocabulary: int | None = None
     """Tokens that it has embeddings for; None: as many as the tokenizer has."""
-    dropout: Mapping[str, float] = field(default_factory=dict)
+    dropout: Mapping[str, float] = field(default_factory=dict[str, float])
     """Rates in its config that are not 0, by name."""
 
 
@@ -74,35 +74,38 @@ class Preflight:
 
     def told(self) -> str:
         """For a terminal: refusals first."""
-        order = ("refuse", "warn", "note")
-        lines = [str(finding) for level in order for finding in self.findings if finding.level == level]
-        measured = [f"{name} {value:,.4g}" for name, value in self.numbers.items()]
-        counts = ", ".join(f"{sum(f.level == level for f in self.findings)} {word}" for level, word in zip(order, ("refused", "warned of", "noted"), strict=True))
+        words: dict[Level, str] = {"refuse": "refused", "warn": "warned of", "note": "noted"}
+        lines = [str(finding) for level in words for finding in self.findings if finding.level == level]
+        measured = "; ".join(f"{name} {value:,.4g}" for name, value in self.numbers.items())
+        counts = ", ".join(f"{sum(finding.level == level for finding in self.findings)} {word}" for level, word in words.items())
         head = f"{self.data}: {self.rows} rows, each a {self.kind}; {self.sampled} of them were put into tokens"
-        return "\n".join([head, *(["; ".join(measured)] if measured else []), *lines, counts])
+        return "\n".join([head, *([measured] if measured else []), *lines, counts])
 
     def to_json(self) -> str:
         """The same for a program."""
-        return json.dumps(asdict(self) | {"numbers": dict(self.numbers), "refused": self.refused})
+        findings = [asdict(finding) for finding in self.findings]
+        whole = {"data": self.data, "kind": self.kind, "rows": self.rows, "sampled": self.sampled, "refused": self.refused}
+        return json.dumps(whole | {"findings": findings, "numbers": dict(self.numbers)})
 
 
 def preflight(data: TextData, tokenizer: Any, model: ModelFacts, sample: int = 2000) -> Preflight:
     """Looks at data with the tokenizer and the model that are to learn from it.
 
-    sample: rows that are put into tokens, evenly spaced; everything that can be seen without tokens is looked for in all rows.
+    sample: rows that are put into tokens, evenly spaced; what can be seen without tokens is looked for in all rows.
     """
-    step = max(1, -(-len(data.rows) // max(1, sample)))
-    sampled = data.rows[::step]
+    if sample < 1:
+        raise TextError(f"a sample of {sample} rows was asked for; one at least is needed")
+    sampled = data.rows[:: -(-len(data.rows) // sample) or 1]
     findings = [*_unreadable(data), *_of_tokenizer(tokenizer, model), *_of_rows(data.rows)]
     numbers: dict[str, float] = {}
     if tokenizer.eos_token_id is not None and sampled:
-        encoder = TextEncoder(tokenizer, 2**31, too_long="refuse")
+        encoder = TextEncoder(tokenizer, 2**31, too_long="refuse")  # the context is compared here, not there
         findings += _of_template(encoder, data.rows)
         findings += _of_tokens(encoder, sampled, model, numbers)
     return Preflight(data.name, data.kind, len(data.rows), len(sampled), tuple(findings), MappingProxyType(numbers))
 
 
-def _about(level: Level, check: str, rows: Sequence[TextRow], what: str, of: int) -> Iterator[Finding]:
+def _about(level: Level, check: str, rows: Sequence[TextRow], of: int, what: str) -> Iterator[Finding]:
     """A finding about rows, if there are any. what: goes on after "3 of 300 rows "."""
     if rows:
         yield Finding(level, check, f"{len(rows)} of {of} rows {what} ({row_numbers(rows)})", tuple(row.number for row in rows))
@@ -114,7 +117,7 @@ def _about(level: Level, check: str, rows: Sequence[TextRow], what: str, of: int
 def _unreadable(data: TextData) -> Iterator[Finding]:
     for sentence in data.refused[:SHOWN]:
         number = sentence.removeprefix(f"{data.name}, row ").partition(":")[0]
-        yield Finding("refuse", "rows", sentence, (int(number),) if number.isdigit() else ())
+        yield Finding("refuse", "rows", sentence, (int(number),))
     if len(data.refused) > SHOWN:
         yield Finding("refuse", "rows", f"{data.name}: {len(data.refused) - SHOWN} more rows cannot be read")
     if not data.rows:
@@ -122,214 +125,207 @@ def _unreadable(data: TextData) -> Iterator[Finding]:
 
 
 def _of_tokenizer(tokenizer: Any, model: ModelFacts) -> Iterator[Finding]:
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    eos, pad, size = tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)
+    of_its_own = "set tokenizer.pad_token to a token of its own"
     if eos is None:
-        yield Finding("refuse", "eos", "the tokenizer has no EOS token, so that no answer can end; set tokenizer.eos_token and save it again")
+        yield Finding(
+            "refuse", "eos", "the tokenizer has no EOS token, so that no answer can end; set tokenizer.eos_token and save it again"
+        )
     elif pad is None:
-        yield Finding(
-            "warn", "pad", "the tokenizer has no PAD token: batches are filled with EOS, which is right here, where masks come from lengths,"
-            " and wrong in a library that looks for PAD; set tokenizer.pad_token to a token of its own"
-        )  # fmt: skip
+        says = "the tokenizer has no PAD token: batches are filled with EOS, which is right here, where masks come from lengths, and wrong"
+        yield Finding("warn", "pad", f"{says} in a library that looks for PAD; {of_its_own}")
     elif pad == eos:
-        yield Finding(
-            "warn", "pad", f"PAD is EOS (both are id {eos}): masks come from lengths here, so that EOS is learned, but a library that masks by"
-            " id never learns to stop, and reads scores before EOS; set tokenizer.pad_token to a token of its own"
-        )  # fmt: skip
-    if model.vocabulary is not None and len(tokenizer) > model.vocabulary:
-        yield Finding("refuse", "vocabulary", f"the tokenizer has {len(tokenizer)} tokens and the model {model.vocabulary}; they do not fit together")
+        says = f"PAD is EOS (both are id {eos}): masks come from lengths here, so that EOS is learned, but a library that masks by id"
+        yield Finding("warn", "pad", f"{says} never learns to stop; {of_its_own}")
+    if model.vocabulary is not None and size > model.vocabulary:
+        says = f"the tokenizer has {size} tokens and the model {model.vocabulary}; they do not belong together"
+        yield Finding("refuse", "vocabulary", says)
     if model.dropout:
         rates = ", ".join(f"{name} {rate:g}" for name, rate in model.dropout.items())
-        yield Finding("note", "dropout", f"the model's config has dropout ({rates}); it is switched off here unless SFT is asked for it")
+        says = "it is switched off here unless SFT is asked for it, for with dropout no probability ratio is 1 before the first step"
+        yield Finding("note", "dropout", f"the model's config has dropout ({rates}); {says}")
 
 
 def _of_rows(rows: Sequence[TextRow]) -> Iterator[Finding]:
-    of = len(rows)
-    best = [row for row in rows if row.answers and not _preferred(row).strip()]
-    other = [row for row in rows if row not in best and any(not answer.strip() for answer in row.answers)] if of < 100_000 else []
-    yield from _about("warn", "empty answers", best, "have an empty answer that is to be imitated or preferred: it teaches to say nothing", of)
-    yield from _about("warn", "empty answers", other, "have an empty answer", of)
-    same = [row for row in rows if len(row.answers) > 1 and len(set(row.answers)) < len(row.answers)]
-    yield from _about("warn", "same answers", same, "compare an answer with itself, which teaches nothing", of)
-    tied = [row for row in rows if isinstance(row, Ranked) and not row.preferences()]
-    yield from _about("warn", "ties", tied, "are rankings of which all answers are tied: they give no pair", of)
-    repeated = [row for row in rows if isinstance(row.prompt, str) and row.prompt.strip() and any(a.startswith(row.prompt) for a in row.answers)]
-    yield from _about("refuse", "prompts", repeated, "repeat their prompt at the beginning of an answer, where the model would read it twice", of)
-    turns = [row for row in rows if any(HUMAN in answer for answer in row.answers)]
-    yield from _about(
-        "warn", "prompts", turns, "have prompts that differ within the pair, or a transcript as an answer: an answer goes on with another"
-        ' turn of "Human:"', of,
-    )  # fmt: skip
+    of, answered = len(rows), [row for row in rows if row.answers]
+    best = [row for row in answered if not _preferred(row).strip()]
+    other = [row for row in answered if _preferred(row).strip() and not all(answer.strip() for answer in row.answers)]
+    yield from _about("warn", "empty answers", best, of, "teach to say nothing: the answer to be imitated or preferred is empty")
+    yield from _about("warn", "empty answers", other, of, "have an empty answer beside one that is not")
+    same = [row for row in answered if len(set(row.answers)) < len(row.answers)]
+    yield from _about("warn", "same answers", same, of, "compare an answer with itself, which teaches nothing")
+    tied = [row for row in answered if isinstance(row, Ranked) and not row.preferences()]
+    yield from _about("warn", "ties", tied, of, "are rankings in which all answers are tied: they give no pair")
+    plain = [(row, row.prompt) for row in answered if isinstance(row.prompt, str) and row.prompt.strip()]
+    repeated = [row for row, prompt in plain if any(answer.startswith(prompt) for answer in row.answers)]
+    yield from _about("refuse", "prompts", repeated, of, "repeat the prompt at the beginning of an answer: the model would read it twice")
+    turns = [row for row in answered if any(HUMAN in answer for answer in row.answers)]
+    says = 'have prompts that differ, or a transcript as an answer: behind the answer comes another turn of "Human:"'
+    yield from _about("warn", "prompts", turns, of, says)
     bare = [row for row in rows if isinstance(row, Pair) and not row.prompt]
-    yield from _about("warn", "prompts", bare, "are pairs that have no prompt in common", of)
+    yield from _about("warn", "prompts", bare, of, "are pairs without a prompt in common")
     yield from _spaces(rows)
     yield from _repetitions(rows)
     yield from _thumbs(rows)
 
 
 def _preferred(row: TextRow) -> str:
-    """The answer that is to be imitated; a thumb down is not."""
-    if isinstance(row, Ranked):
-        return row.texts[row.ranks.index(min(row.ranks))]
-    return "not to be imitated" if isinstance(row, Labeled) and not row.desirable else row.answers[0]
+    """The answer that is to be imitated; one with a thumb down is none."""
+    if isinstance(row, Labeled) and not row.desirable:
+        return "not imitated"
+    return row.texts[row.ranks.index(min(row.ranks))] if isinstance(row, Ranked) else row.answers[0]
 
 
 def _spaces(rows: Sequence[TextRow]) -> Iterator[Finding]:
     plain = [(row, row.prompt, answer) for row in rows if isinstance(row.prompt, str) and row.prompt for answer in row.answers if answer]
     glued = {row.number: row for row, prompt, answer in plain if prompt[-1].isalnum() and answer[0].isalnum()}
     doubled = {row.number: row for row, prompt, answer in plain if prompt[-1] == " " and answer[0] == " "}
-    yield from _about("warn", "spaces", list(glued.values()), "glue the answer's first word to the prompt's last: no space is between them", len(rows))
-    yield from _about("warn", "spaces", list(doubled.values()), "have a space at the end of the prompt and at the beginning of an answer", len(rows))
+    says = "glue the first word of an answer to the last of the prompt: no space is between them"
+    yield from _about("warn", "spaces", list(glued.values()), len(rows), says)
+    says = "have a space at the end of the prompt and another at the beginning of an answer"
+    yield from _about("warn", "spaces", list(doubled.values()), len(rows), says)
 
 
 def _repetitions(rows: Sequence[TextRow]) -> Iterator[Finding]:
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     again: list[TextRow] = []
-    for row in rows:
-        if seen.setdefault(fingerprint([row]), row.number) != row.number:
-            again.append(row)
-    yield from _about("warn", "repetitions", again, "stand there twice: a held-out part would not be held out", len(rows))
-    preferred: dict[tuple[object, str, str], TextRow] = {}
+    preferred: set[tuple[object, str, str]] = set()
     against: list[TextRow] = []
     for row in rows:
+        content = fingerprint([row])
+        again += [row] if content in seen else []
+        seen.add(content)
         if isinstance(row, Pair) and row.chosen != row.rejected:
-            if (row.prompt, row.rejected, row.chosen) in preferred:
-                against.append(row)
-            preferred[(row.prompt, row.chosen, row.rejected)] = row
-    yield from _about("warn", "contradictions", against, "prefer what an earlier row rejects", len(rows))
+            against += [row] if (row.prompt, row.rejected, row.chosen) in preferred else []
+            preferred.add((row.prompt, row.chosen, row.rejected))
+    yield from _about("warn", "repetitions", again, len(rows), "repeat an earlier row: a part that is held out would not be")
+    yield from _about("warn", "contradictions", against, len(rows), "prefer what an earlier row rejects")
 
 
 def _thumbs(rows: Sequence[TextRow]) -> Iterator[Finding]:
     thumbs = [row.desirable for row in rows if isinstance(row, Labeled)]
-    if thumbs and len(set(thumbs)) == 1:
-        yield Finding("refuse", "labels", f"all {len(thumbs)} labels are {str(thumbs[0]).lower()}; both kinds are needed to tell them apart")
-    elif thumbs and not 0.25 <= (share := sum(thumbs) / len(thumbs)) <= 0.75:
-        yield Finding("warn", "labels", f"{share:.0%} of the labels are true; KTO's weights are to bring both kinds to between 1 : 1 and 4 : 3")
+    if not thumbs:
+        return
+    up = sum(thumbs)
+    if up in (0, len(thumbs)):
+        says = f"all {len(thumbs)} labels are {'true' if up else 'false'}; both kinds are needed to tell them apart"
+        yield Finding("refuse", "labels", says)
+    elif not 0.25 <= up / len(thumbs) <= 0.75:
+        says = f"{up} of {len(thumbs)} labels are true; KTO's weights are to bring true and false to between 1 : 1 and 3 : 2"
+        yield Finding("warn", "labels", says)
 
 
 # --- with tokens -----------------------------------------------------------------------------------------------------------
 
 
 def _of_template(encoder: TextEncoder, rows: Sequence[TextRow]) -> Iterator[Finding]:
-    conversations = [row for row in rows if not isinstance(row.prompt, str)]
-    plain = [row for row in rows if isinstance(row.prompt, str)]
+    tokenizer, of = encoder.tokenizer, len(rows)
+    talks = [row for row in rows if not isinstance(row.prompt, str)]
+    plain = [(row, row.prompt) for row in rows if isinstance(row.prompt, str)]
     try:
-        around = _markers(encoder)
+        marks = [*_marks(encoder), *MARKERS, HUMAN, ASSISTANT]
+        tail = encoder.text((Message("user", "question"),), "answer").partition("answer")[2].strip()
     except TextError as error:
-        yield Finding("refuse", "template", str(error))
+        if talks:
+            yield Finding("refuse", "template", str(error))
         return
-    inside = (*around, *WELL_KNOWN_MARKERS)
-    twice = [row for row in conversations if any(marker in text for text in _said(row) for marker in inside)]
-    twice += [row for row in plain if any(marker + marker in text.replace(" ", "").replace("\n", "") for text in _said(row) for marker in _stripped(inside))]
-    yield from _about("refuse", "template", twice, "hold a chat template's own marks inside of a turn: a template would be applied twice", len(rows))
-    if conversations and encoder.tokenizer.chat_template is None:
+    twice = [row for row in talks if any(mark in said for said in _contents(row) for mark in marks)]
+    doubled = ["".join((mark + mark).split()) for mark in marks]
+    twice += [row for row, prompt in plain if any(mark in "".join(prompt.split()) for mark in doubled)]
+    yield from _about("refuse", "template", twice, of, "hold the marks of a chat template inside of a turn: it would be applied twice")
+    if talks and tokenizer.chat_template is None:
         yield Finding("note", "template", 'the tokenizer has no chat template: turns are written after "Human:" and "Assistant:"')
-    if plain and any(row.prompt for row in plain) and any(marker in encoder.template for marker in WELL_KNOWN_MARKERS[:7]):
+    if any(prompt for _, prompt in plain) and any(mark in encoder.template for mark in MARKERS):
         yield Finding("note", "template", "the tokenizer has a chat template and the prompts are plain text: nothing is put around them")
-    tail = encoder.text((Message("user", "question"),), "answer").partition("answer")[2].strip()
-    if conversations and tail and encoder.tokenizer.eos_token not in tail:
-        yield Finding(
-            "warn", "eos", f"the chat template ends an answer with {tail!r} and EOS is {encoder.tokenizer.eos_token!r}: answers end with both;"
-            " make the first one the tokenizer's eos_token if sampling is to stop there"
-        )  # fmt: skip
+    if talks and tail and tokenizer.eos_token not in tail:
+        says = f"the chat template ends an answer with {tail!r} and EOS is {tokenizer.eos_token!r}: answers end with both"
+        yield Finding("warn", "eos", f"{says}; make the first the tokenizer's eos_token if sampling is to stop there")
 
 
-def _markers(encoder: TextEncoder) -> list[str]:
-    """What the template writes before a turn of the user, and special tokens: text that no turn holds by itself."""
-    whole = encoder.text((Message("user", "first question"), Message("assistant", "first answer"), Message("user", "second question")), "end")
+def _marks(encoder: TextEncoder) -> list[str]:
+    """What the template writes before a turn of the user, and special tokens: no turn holds that by itself."""
+    turns = (Message("user", "first question"), Message("assistant", "first answer"), Message("user", "second question"))
+    whole = encoder.text(turns, "end")
     around = [whole.partition("first question")[0], whole.partition("first answer")[2].partition("second question")[0]]
-    special = [token for token in encoder.tokenizer.all_special_tokens if token]
-    return sorted({mark.strip() for mark in around if len(mark.strip()) > 3 and not mark.strip().isalpha()} | set(special) - {"Human:"})
+    # "Human:" alone is met in ordinary text; with its empty line it is looked for anyway.
+    return [mark.strip() for mark in (*around, *encoder.tokenizer.all_special_tokens) if set(mark) & set("<>[]|")]
 
 
-def _stripped(markers: Iterable[str]) -> list[str]:
-    return ["".join(marker.split()) for marker in markers]
+def _contents(row: TextRow) -> list[str]:
+    return [*([row.prompt] if isinstance(row.prompt, str) else [turn.content for turn in row.prompt]), *row.answers]
 
 
-def _said(row: TextRow) -> list[str]:
-    turns = [row.prompt] if isinstance(row.prompt, str) else [turn.content for turn in row.prompt]
-    return [*turns, *row.answers] if not isinstance(row.prompt, str) else [row.prompt]
+@dataclass(frozen=True)
+class _Sampled:
+    row: TextRow
+    prompt: list[int]
+    answers: tuple[Encoded, ...]
+    """Each behind its prompt."""
 
 
-def _of_tokens(encoder: TextEncoder, rows: Sequence[TextRow], model: ModelFacts, numbers: dict[str, float]) -> list[Finding]:
-    findings: list[Finding] = []
-    texts: list[tuple[TextRow, list[int], tuple[Encoded, ...]]] = []
-    refused: list[tuple[TextRow, str]] = []
+def _of_tokens(encoder: TextEncoder, rows: Sequence[TextRow], model: ModelFacts, numbers: dict[str, float]) -> Iterator[Finding]:
+    sampled: list[_Sampled] = []
+    refused: list[TextRow] = []
     for row in rows:
         try:
-            texts.append((row, encoder.prompt(row.prompt), encoder.encode(row)[0]))
+            sampled.append(_Sampled(row, encoder.prompt(row.prompt), encoder.encode(row)[0]))
         except TextError as error:
-            refused.append((row, str(error)))
-    for row, sentence in refused[:SHOWN]:
-        findings.append(Finding("refuse", "tokens", f"{row.place}: {sentence}", (row.number,)))
-    if len(refused) > SHOWN:
-        findings += _about("refuse", "tokens", [row for row, _ in refused[SHOWN:]], "more cannot be put into tokens", len(rows))
-    if texts:
-        findings += _lengths(texts, model, numbers)
-        findings += _ids(encoder, texts)
-        findings += _length_bias([(row, answers) for row, _, answers in texts], numbers)
-        findings += _score_position(encoder, texts, model)
-    return findings
+            refused.append(row)
+            if len(refused) <= SHOWN:
+                yield Finding("refuse", "tokens", f"{row.place}: {error}", (row.number,))
+    yield from _about("refuse", "tokens", refused[SHOWN:], len(rows), "more cannot be put into tokens")
+    if sampled:
+        yield from _lengths(sampled, model.context, numbers)
+        yield from _ids(encoder, sampled)
+        yield from _length_bias(sampled, numbers)
 
 
-def _lengths(texts: Sequence[tuple[TextRow, list[int], tuple[Encoded, ...]]], model: ModelFacts, numbers: dict[str, float]) -> Iterator[Finding]:
-    prompts = sorted(len(prompt) for _, prompt, _ in texts)
-    answers = sorted(len(answer) - len(prompt) for _, prompt, encoded in texts for answer in encoded)
+def _lengths(sampled: Sequence[_Sampled], context: int, numbers: dict[str, float]) -> Iterator[Finding]:
+    of = len(sampled)
+    prompts = sorted(len(own.prompt) for own in sampled)
+    answers = sorted(len(answer) - len(own.prompt) for own in sampled for answer in own.answers)
     for name, lengths in (("prompt", prompts), ("answer", answers)):
         if lengths:
             numbers[f"{name} tokens, median"] = float(lengths[len(lengths) // 2])
             numbers[f"{name} tokens, 95th percentile"] = float(lengths[int(0.95 * (len(lengths) - 1))])
             numbers[f"{name} tokens, longest"] = float(lengths[-1])
-    of, context = len(texts), model.context
-    full = [row for row, prompt, _ in texts if len(prompt) >= context]
-    yield from _about(
-        "refuse" if len(full) == of else "warn", "context", full, f"have a prompt that fills the context of {context} tokens: no answer fits"
-        " behind it, and the row is dropped", of,
-    )  # fmt: skip
-    long = [row for row, prompt, answers in texts if len(prompt) < context and any(len(answer) > context for answer in answers)]
+    full = [own.row for own in sampled if len(own.prompt) >= context]
+    long = [own.row for own in sampled if len(own.prompt) < context and any(len(answer) > context for answer in own.answers)]
     level: Level = "refuse" if len(full) + len(long) == of else "warn"
-    yield from _about(
-        level, "context", long, f"are longer than the context of {context} tokens with their answer: they are dropped; too_long=cut_prompt"
-        " would keep their end, and too_long=cut_answer would cut off the EOS of each", of,
-    )  # fmt: skip
+    says = f"have a prompt that fills the context of {context} tokens: no answer has room behind it, so that they are dropped"
+    yield from _about(level, "context", full, of, says)
+    says = f"do not fit into the context of {context} tokens with their answers: they are dropped, unless too_long asks for a cut"
+    yield from _about(level, "context", long, of, f"{says}, and cut answers lose their EOS")
     numbers["share that fits"] = 1.0 - (len(full) + len(long)) / of
 
 
-def _ids(encoder: TextEncoder, texts: Sequence[tuple[TextRow, list[int], tuple[Encoded, ...]]]) -> Iterator[Finding]:
-    unknown, bos = encoder.tokenizer.unk_token_id, encoder.special.bos
-    if unknown is not None and unknown not in (encoder.special.eos, bos):
-        lost = [row for row, _, answers in texts if any(unknown in answer.tokens for answer in answers)]
-        yield from _about("warn", "unknown words", lost, f"hold words that the tokenizer writes as {encoder.tokenizer.unk_token!r}", len(texts))
-    twice = [row for row, prompt, _ in texts if bos is not None and prompt[:2] == [bos, bos]]
-    yield from _about("refuse", "template", twice, "begin with BOS twice: data and template both bring it", len(texts))
+def _ids(encoder: TextEncoder, sampled: Sequence[_Sampled]) -> Iterator[Finding]:
+    tokenizer, bos, eos, of = encoder.tokenizer, encoder.special.bos, encoder.special.eos, len(sampled)
+    unknown = tokenizer.unk_token_id
+    if unknown not in (None, bos, eos):
+        lost = [own.row for own in sampled if unknown in own.prompt or any(unknown in answer.tokens for answer in own.answers)]
+        yield from _about("warn", "unknown words", lost, of, f"hold words that the tokenizer writes as {tokenizer.unk_token!r}")
+    twice = [own.row for own in sampled if bos is not None and own.prompt[:2] == [bos, bos]]
+    yield from _about("refuse", "template", twice, of, "begin with BOS twice: the data and the template both bring it")
+    # Scores are read at the last real token. transformers' own classifiers look for the last token that is not PAD.
+    early = [own.row for own in sampled if any(answer.tokens[-1] == tokenizer.pad_token_id for answer in own.answers)]
+    says = "end in the id of PAD: scores are read at EOS here, and a token too early where the last token that is not PAD is looked for"
+    yield from _about("warn", "score position", early, of, says)
 
 
-def _length_bias(texts: Sequence[tuple[TextRow, tuple[Encoded, ...]]], numbers: dict[str, float]) -> Iterator[Finding]:
-    compare: Callable[[Encoded, Encoded], tuple[int, int]] = lambda better, worse: (len(better), len(worse))
-    lengths = [compare(answers[0], answers[1]) for row, answers in texts if isinstance(row, Pair)]
-    lengths += [compare(answers[i], answers[j]) for row, answers in texts if isinstance(row, Ranked) for i, j in row.preferences()]
-    decided = [(better, worse) for better, worse in lengths if better != worse]
+def _length_bias(sampled: Sequence[_Sampled], numbers: dict[str, float]) -> Iterator[Finding]:
+    lengths: list[tuple[int, int]] = []
+    for own in sampled:
+        pairs = [(0, 1)] if isinstance(own.row, Pair) else own.row.preferences() if isinstance(own.row, Ranked) else []
+        lengths += [(len(own.answers[better]), len(own.answers[worse])) for better, worse in pairs]
+    decided = [better > worse for better, worse in lengths if better != worse]
     if not decided:
         return
-    interval = wilson_interval(sum(better > worse for better, worse in decided), len(decided))
-    share = interval.estimate
-    numbers["share of longer preferred answers"] = share
-    rule, right = ("longer", share) if share >= 0.5 else ("shorter", 1.0 - share)
-    low, high = (interval.low, interval.high) if share >= 0.5 else (1.0 - interval.high, 1.0 - interval.low)
-    level: Level = "warn" if low > 0.5 + BIASED else "note"
-    yield Finding(
-        level, "length bias", f'"prefer the {rule}" is right in {right:.1%} of {len(decided)} comparisons ({low:.1%} to {high:.1%});'
-        " a reward model must beat it, and may learn nothing else"
-    )  # fmt: skip
-
-
-def _score_position(encoder: TextEncoder, texts: Sequence[tuple[TextRow, list[int], tuple[Encoded, ...]]], model: ModelFacts) -> Iterator[Finding]:
-    """Where a score is read: at the last real token, EOS. Others look for the last token that is not PAD."""
-    judged = [(row, answers) for row, _, answers in texts if answers]
-    special, pad = encoder.special, encoder.tokenizer.pad_token_id
-    early = [row for row, answers in judged if any(answer.tokens[-1] == pad for answer in answers)]
-    yield from _about(
-        "warn", "score position", early, "end in the id of PAD: scores are read at EOS here, and one token too early in libraries that look for"
-        " the last token that is not PAD", len(texts),
-    )  # fmt: skip
-    unfinished = [row for row, answers in judged if any(answer.tokens[-1] != special.eos for answer in answers)]
-    yield from _about("refuse", "score position", unfinished, "do not end in EOS, where scores are read", len(texts))
+    longer = sum(decided)
+    rule, right = ("longer", longer) if 2 * longer >= len(decided) else ("shorter", len(decided) - longer)
+    interval = wilson_interval(right, len(decided))
+    numbers["share of longer preferred answers"] = longer / len(decided)
+    says = f'"prefer the {rule}" is right in {interval.estimate:.1%} of {len(decided)} comparisons of unequal length'
+    between = f"({interval.low:.1%} to {interval.high:.1%})"
+    level: Level = "warn" if interval.low > 0.5 + BIASED else "note"
+    yield Finding(level, "length bias", f"{says} {between}; a reward model must beat that, and may learn nothing else")

@@ -15,7 +15,7 @@ from tutelage.experience.text_rows import Message, TextRow, Words
 from tutelage.experience.tokenizers import PLAIN_TEMPLATE, special_tokens
 
 TooLong = Literal["refuse", "drop", "cut_prompt", "cut_answer"]
-"""What becomes of a row that the context does not hold: an error, nothing, its prompt without the beginning, its answers without the end."""
+"""What becomes of a row that the context does not hold: an error, nothing, the end of its prompt, the beginnings of its answers."""
 Learned = Literal["answer", "assistant", "everything"]
 """Which tokens are learned from: those of the answer, of all turns of the assistant, or all but the first."""
 
@@ -168,7 +168,8 @@ class TextEncoder:
         """
         if isinstance(prompt, str):
             return [(prompt, False)]
-        whole, pieces, at = self._rendered(prompt, True), [], 0
+        whole, at = self._rendered(prompt, True), 0
+        pieces: list[tuple[str, bool]] = []
         for i, turn in enumerate(prompt):
             if turn.role == "assistant":
                 begin, end = self._rendered(prompt[:i], True) if i else "", self._rendered(prompt[: i + 1], False)
@@ -191,11 +192,11 @@ class TextEncoder:
     def _rendered(self, turns: Sequence[Message], goes_on: bool) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=goes_on
-            )
+            return self.tokenizer.apply_chat_template(messages, chat_template=self.template, tokenize=False, add_generation_prompt=goes_on)
         except Exception as error:  # templates raise whatever their author chose
-            raise TextError(f"the chat template refuses this conversation ({(str(error).splitlines() or ['no reason given'])[0][:120]})") from error
+            raise TextError(
+                f"the chat template refuses this conversation ({(str(error).splitlines() or ['no reason given'])[0][:120]})"
+            ) from error
 
     def _cut(self, pieces: list[tuple[list[int], bool]], surplus: int) -> list[tuple[list[int], bool]]:
         """The prompt without its first `surplus` tokens; BOS stays where it was the first and another token can stay with it."""
