@@ -100,7 +100,7 @@ def preflight(data: TextData, tokenizer: Any, model: ModelFacts, sample: int = 2
     numbers: dict[str, float] = {}
     if tokenizer.eos_token_id is not None and sampled:
         encoder = TextEncoder(tokenizer, 2**31, too_long="refuse")  # the context is compared here, not there
-        findings += _of_template(encoder, data.rows)
+        findings += [*_of_template(encoder, data.rows), *_spaces(encoder, data.rows)]
         findings += _of_tokens(encoder, sampled, model, numbers)
     return Preflight(data.name, data.kind, len(data.rows), len(sampled), tuple(findings), MappingProxyType(numbers))
 
@@ -164,7 +164,6 @@ def _of_rows(rows: Sequence[TextRow]) -> Iterator[Finding]:
     yield from _about("warn", "prompts", turns, of, says)
     bare = [row for row in rows if isinstance(row, Pair) and not row.prompt]
     yield from _about("warn", "prompts", bare, of, "are pairs without a prompt in common")
-    yield from _spaces(rows)
     yield from _repetitions(rows)
     yield from _thumbs(rows)
 
@@ -174,16 +173,6 @@ def _preferred(row: TextRow) -> str:
     if isinstance(row, Labeled) and not row.desirable:
         return "not imitated"
     return row.texts[row.ranks.index(min(row.ranks))] if isinstance(row, Ranked) else row.answers[0]
-
-
-def _spaces(rows: Sequence[TextRow]) -> Iterator[Finding]:
-    plain = [(row, row.prompt, answer) for row in rows if isinstance(row.prompt, str) and row.prompt for answer in row.answers if answer]
-    glued = {row.number: row for row, prompt, answer in plain if prompt[-1].isalnum() and answer[0].isalnum()}
-    doubled = {row.number: row for row, prompt, answer in plain if prompt[-1] == " " and answer[0] == " "}
-    says = "glue the first word of an answer to the last of the prompt: no space is between them"
-    yield from _about("warn", "spaces", list(glued.values()), len(rows), says)
-    says = "have a space at the end of the prompt and another at the beginning of an answer"
-    yield from _about("warn", "spaces", list(doubled.values()), len(rows), says)
 
 
 def _repetitions(rows: Sequence[TextRow]) -> Iterator[Finding]:
@@ -253,6 +242,27 @@ def _marks(encoder: TextEncoder) -> list[str]:
 
 def _contents(row: TextRow) -> list[str]:
     return [*([row.prompt] if isinstance(row.prompt, str) else [turn.content for turn in row.prompt]), *row.answers]
+
+
+def _spaces(encoder: TextEncoder, rows: Sequence[TextRow]) -> Iterator[Finding]:
+    plain = [(row, row.prompt, answer) for row in rows if isinstance(row.prompt, str) and row.prompt for answer in row.answers if answer]
+    glued = {row.number: row for row, prompt, answer in plain if prompt[-1].isalnum() and answer[0].isalnum()}
+    doubled = {row.number: row for row, prompt, answer in plain if prompt[-1] == " " and answer[0] == " "}
+    if any(_splits_words(encoder.tokenizer, prompt, answer) for _, prompt, answer in plain[:1]):
+        return
+    says = "glue the first word of an answer to the last of the prompt: no space is between them"
+    yield from _about("warn", "spaces", list(glued.values()), len(rows), says)
+    says = "have a space at the end of the prompt and another at the beginning of an answer"
+    yield from _about("warn", "spaces", list(doubled.values()), len(rows), says)
+
+
+def _splits_words(tokenizer: Any, prompt: str, answer: str) -> bool:
+    """Whether a tokenizer of whole words puts a space between two texts itself."""
+    try:
+        tokens = [token for text in (prompt, answer) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    except Exception:  # a word that it does not know, which has a sentence of its own
+        return True
+    return (prompt + answer).strip() not in tokenizer.decode(tokens)
 
 
 @dataclass(frozen=True)

@@ -88,12 +88,12 @@ def read_text(path: str | Path, split: str | None = None) -> TextData:
     return _gathered(path.name, _array(path.name, content) if head[:1] == b"[" else _lines(content))
 
 
-def rows_of(records: Iterable[Record], name: str = "records") -> TextData:
-    """As `read_text`, for rows that are in memory already, such as a `datasets.Dataset`."""
+def rows_of(records: Iterable[Any], name: str = "records") -> TextData:
+    """As `read_text`, for rows that are in memory already: mappings, such as those of a `datasets.Dataset`."""
     return _gathered(name, enumerate(records, start=1))
 
 
-def _gathered(name: str, numbered: Iterable[tuple[int, Record | TextError]]) -> TextData:
+def _gathered(name: str, numbered: Iterable[tuple[int, Any]]) -> TextData:
     rows: list[TextRow] = []
     refused: list[str] = []
     for number, record in numbered:
@@ -300,18 +300,21 @@ def _completion(row: Record, place: dict[str, Any]) -> TextRow:
 
 
 def _prompt(row: Record, place: dict[str, Any]) -> TextRow:
+    for name, other in (("chosen", "rejected"), ("rejected", "chosen"), ("completions", "ranks")):
+        if name in row:
+            raise TextError(f"there is a column {name} and none of the name {other}")
     return Prompt(prompt=_words("prompt", row["prompt"]), **place)
 
 
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[Record, dict[str, Any]], TextRow]], ...] = (
     (("conversations", "chosen", "rejected"), _sharegpt_pair),
+    (("prompt", "chosen", "rejected"), _explicit_pair),
+    (("chosen", "rejected"), _implicit_pair),
+    (("prompt", "completions", "ranks"), _ranked),
+    (("prompt", "completions", "labels"), _stepwise),
     (("conversations",), _sharegpt),
     (("messages", "label"), _labeled_messages),
     (("messages",), _dialogue),
-    (("prompt", "completions", "ranks"), _ranked),
-    (("prompt", "completions", "labels"), _stepwise),
-    (("prompt", "chosen", "rejected"), _explicit_pair),
-    (("chosen", "rejected"), _implicit_pair),
     (("prompt", "completion", "label"), _labeled_completion),
     (("prompt", "completion"), _completion),
     (("prompt",), _prompt),
