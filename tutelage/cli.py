@@ -7,6 +7,7 @@ VERBS: dict[str, str] = {
     "train": "teach an agent, or plan: train NAME --game ADDRESS --out DIR ...; `list` shows the names",
     "resume": "continue an interrupted run: resume DIR",
     "evaluate": "play noise-free episodes with a trained policy: evaluate DIR --episodes N [--json]",
+    "generate": 'let a language model answer: generate RUN|FOLDER "PROMPT" ...',
     "compare": "put runs side by side: compare DIR DIR ... [--json], or print a table: compare FILE.jsonl",
     "watch": "film a trained policy: watch DIR [--out FILE.mp4]",
     "report": "write report.html of a run again, with other runs beside it: report DIR [--beside DIR ...]",

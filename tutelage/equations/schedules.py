@@ -17,6 +17,16 @@ def linear(start: float, end: float, share: float, fraction: float = 1.0) -> flo
     return (1.0 - done) * start + done * end
 
 
+def cosine(start: float, end: float, share: float) -> float:
+    """From start to end along half a cosine: slowly, then fast, then slowly.
+
+    end + (start - end) (1 + cos(pi share)) / 2,   share of the run that is over, in [0, 1].
+
+    Loshchilov & Hutter 2017 (arXiv 1608.03983), eq. 5, without restarts. It stays at the end from share 1 on.
+    """
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * min(share, 1.0)))
+
+
 def hyperbolic_labels(steps: int, total_steps: int, first: int, total: int, slowing: float | None) -> float:
     """How many labels are due after so many steps, if the rate falls as tau / (T + tau), tau = `slowing`, and all are given at the end.
 

@@ -13,10 +13,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
@@ -27,8 +29,11 @@ from tutelage.nets.log_probs import chosen_log_probs, entropies
 try:
     import transformers
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers.pytorch_utils import Conv1D
 except ImportError as error:
     raise ImportError("transformers is not installed, and language models need it; run: pip install 'tutelage[language]'") from error
+
+transformers.utils.logging.disable_progress_bar()  # loading a small net draws more of them than it takes seconds
 
 SCORE_FILE = "score_head.safetensors"
 
@@ -53,8 +58,8 @@ class LoRA:
 
     rank: int = 16
     """r of the paper (TRL: 16)."""
-    alpha: float = 32.0
-    """The adapters are scaled by alpha / rank (TRL: 32)."""
+    scale: float = 2.0
+    """What the adapters' sum is multiplied by: alpha / r of the paper (TRL: 32 / 16)."""
     dropout: float = 0.0
     """On the adapters' input (peft: 0)."""
     targets: str | tuple[str, ...] = "all-linear"
@@ -220,18 +225,28 @@ class LanguageModel(nn.Module):
     def __init__(self, module: Any, lora: LoRA | None = None, activations: torch.dtype | None = None, checkpointing: bool = False) -> None:
         """module: a causal model of transformers, changed in place where adapters are asked for."""
         super().__init__()
-        self.lora, self.activations, self.adapted = lora, activations, None
+        self.activations = activations
+        self.adapted: list[Any] | None = None
         if lora is not None:
             from peft import LoraConfig, get_peft_model
 
             targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-            asked = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")  # pyright: ignore[reportCallIssue, reportArgumentType]
+            transposed = any(isinstance(part, Conv1D) for part in module.modules())  # GPT-2's layers are
+            asked = LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.scale * lora.rank,  # pyright: ignore[reportArgumentType]
+                lora_dropout=lora.dropout,
+                target_modules=targets,
+                fan_in_fan_out=transposed,
+                task_type="CAUSAL_LM",
+            )
             self.adapted = [get_peft_model(module, asked)]  # in a list: its weights are the module's, which is registered below
         self.module = module
         # The library warns when it sees a pad id without a mask; `last_hidden` knows when none is needed.
         self.backbone.warn_if_padding_and_no_attention_mask = lambda *ignored: None
         if checkpointing:
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+            module._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=checkpoint)
             if lora is not None:
                 module.enable_input_require_grads()
         self.train()
@@ -334,10 +349,13 @@ class LanguageModel(nn.Module):
         with self.adapted[0].disable_adapter(), torch.no_grad():
             yield self
 
+    def merged(self) -> Any:
+        """A copy of the module, adapters merged into its weights."""
+        return copy.deepcopy(self.module) if self.adapted is None else copy.deepcopy(self.adapted[0]).merge_and_unload()
+
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """As an ordinary folder of transformers; adapters are merged into the weights."""
-        module = self.module if self.adapted is None else copy.deepcopy(self.adapted[0]).merge_and_unload()
-        module.save_pretrained(str(folder))
+        (self.module if self.adapted is None else self.merged()).save_pretrained(str(folder))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 
@@ -352,7 +370,7 @@ class ScoreModel(nn.Module):
     shift: Tensor
 
     def __init__(self, backbone: Any, generator: Generator | None = None, activations: torch.dtype | None = None) -> None:
-        """backbone: a model of transformers without output layer. generator: of the head's first weights, N(0, 1 / (d + 1)); None: zeros."""
+        """backbone: a transformer without output layer. generator: of the head's first weights, N(0, 1 / (d + 1)); None: zeros."""
         super().__init__()
         self.backbone, self.activations = backbone, activations
         self.backbone.warn_if_padding_and_no_attention_mask = lambda *ignored: None
@@ -368,9 +386,7 @@ class ScoreModel(nn.Module):
     @classmethod
     def of(cls, model: LanguageModel, generator: Generator | None) -> "ScoreModel":
         """On a copy of a language model's body. The head is drawn from the generator, or zero."""
-        merged = copy.deepcopy(model.module) if model.adapted is None else copy.deepcopy(model.adapted[0]).merge_and_unload()
-        body = merged.base_model.requires_grad_(True)
-        return cls(body, generator, model.activations).train()
+        return cls(model.merged().base_model.requires_grad_(True), generator, model.activations).train()
 
     @classmethod
     def load(

@@ -1,0 +1,1 @@
+"""Language models: demonstrations, reward models, and what is learned from them."""
