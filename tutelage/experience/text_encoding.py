@@ -15,7 +15,7 @@ from tutelage.experience.text_rows import Message, TextRow, Words
 from tutelage.experience.tokenizers import PLAIN_TEMPLATE, special_tokens
 
 TooLong = Literal["refuse", "drop", "cut_prompt", "cut_answer"]
-"""What becomes of a row that the context does not hold: an error, nothing, its prompt without the beginning, its answers without the end."""
+"""What becomes of a row that the context does not hold: an error, nothing, the end of its prompt, the beginnings of its answers."""
 Learned = Literal["answer", "assistant", "everything"]
 """Which tokens are learned from: those of the answer, of all turns of the assistant, or all but the first."""
 
@@ -168,7 +168,8 @@ class TextEncoder:
         """
         if isinstance(prompt, str):
             return [(prompt, False)]
-        whole, pieces, at = self._rendered(prompt, True), [], 0
+        whole, at = self._rendered(prompt, True), 0
+        pieces: list[tuple[str, bool]] = []
         for i, turn in enumerate(prompt):
             if turn.role == "assistant":
                 begin, end = self._rendered(prompt[:i], True) if i else "", self._rendered(prompt[: i + 1], False)
