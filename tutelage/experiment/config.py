@@ -122,6 +122,8 @@ STAGES = {
     "rloo": Stage("groups", "Groups", "prompts"),
     "grpo": Stage("groups", "Groups", "prompts", "GRPO"),
     "online-dpo": Stage("online_dpo", "OnlineDPO", "prompts"),
+    "best-of-n": Stage("best_of_n", "BestOfN", "prompts"),
+    "rounds": Stage("rounds", "Rounds", "prompts"),
 }
 """What trains a language model; learns by updates from rows of text and not by steps of a game."""
 
