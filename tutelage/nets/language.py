@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 
 from tutelage.games.options import parse
 from tutelage.nets.log_probs import chosen_log_probs, entropies
+from tutelage.nets.ranks import whole
 
 try:
     import transformers
@@ -268,6 +269,9 @@ class LanguageModel(nn.Module):
         cache: Any = None,
     ) -> Float[Tensor, "B T D"]:
         """What the last layer says at each token, as `last_hidden`."""
+        return self._hidden(tokens, attention, positions, cache)
+
+    def _hidden(self, tokens: Tensor, attention: Tensor, positions: Tensor | None = None, cache: Any = None) -> Tensor:
         with torch.autocast(tokens.device.type, self.activations, enabled=self.activations is not None):
             return last_hidden(self.backbone, tokens, attention, positions, cache)
 
@@ -283,7 +287,8 @@ class LanguageModel(nn.Module):
 
     def logits(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Of the token after each token, all of them at once: for tests and small models."""
-        return self.logits_of(self.hidden(tokens, attention))
+        weight, bias = self._head()
+        return nn.functional.linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
 
     def log_probs(
         self,
@@ -298,7 +303,7 @@ class LanguageModel(nn.Module):
 
         chunk: rows of logits that live at once; None: `log_probs.LOGITS_AT_ONCE` decides.
         """
-        hidden, wanted = self.hidden(tokens, attention, positions)[:, :-1], wanted[:, 1:]
+        hidden, wanted = self._hidden(tokens, attention, positions)[:, :-1], wanted[:, 1:]
         weight, bias = self._head()
         found = chosen_log_probs(hidden[wanted].to(weight.dtype), weight, bias, tokens[:, 1:][wanted], temperature, chunk)
         scattered = found.new_zeros(wanted.shape).masked_scatter(wanted, found)
@@ -314,7 +319,7 @@ class LanguageModel(nn.Module):
         chunk: int | None = None,
     ) -> Float[Tensor, "B T"]:
         """Entropy in nats of the distribution that token t is drawn from, where wanted, else 0. Without gradient."""
-        hidden, wanted = self.hidden(tokens, attention)[:, :-1], wanted[:, 1:]
+        hidden, wanted = self._hidden(tokens, attention)[:, :-1], wanted[:, 1:]
         weight, bias = self._head()
         found = entropies(hidden[wanted].to(weight.dtype), weight, bias, temperature, chunk)
         return nn.functional.pad(found.new_zeros(wanted.shape).masked_scatter(wanted, found), (1, 0))
@@ -344,7 +349,8 @@ class LanguageModel(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """As an ordinary folder of transformers; adapters are merged into the weights."""
-        (self.module if self.adapted is None else self.merged()).save_pretrained(str(folder))
+        module = self.module if self.adapted is None else self.merged()
+        module.save_pretrained(str(folder), state_dict=whole(module.state_dict()))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 
@@ -394,8 +400,8 @@ class ScoreModel(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """The body as an ordinary folder of transformers, the head and its shift beside it."""
-        self.backbone.save_pretrained(str(folder))
-        save_file({name: getattr(self, name).detach().clone() for name in ("weight", "bias", "shift")}, Path(folder) / SCORE_FILE)
+        self.backbone.save_pretrained(str(folder), state_dict=whole(self.backbone.state_dict()))
+        save_file({name: whole(getattr(self, name).detach()).clone() for name in ("weight", "bias", "shift")}, Path(folder) / SCORE_FILE)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 
@@ -410,6 +416,9 @@ class ScoreModel(nn.Module):
 
     def hidden(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the last layer says at each token."""
+        return self._hidden(tokens, attention)
+
+    def _hidden(self, tokens: Tensor, attention: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, self.activations, enabled=self.activations is not None):
             return last_hidden(self.backbone, tokens, attention)
 
@@ -417,14 +426,14 @@ class ScoreModel(nn.Module):
         """Of each text, read at its last real token."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
         last = torch.where(attention, places, 0).amax(1)
-        hidden = self.hidden(tokens, attention)
-        return self.of_hidden(hidden[torch.arange(len(tokens), device=tokens.device), last])
+        hidden = self._hidden(tokens, attention)
+        return self._of_hidden(hidden[torch.arange(len(tokens), device=tokens.device), last])
 
     def values(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Of the prefix before each token; 0 where nothing real is before it."""
-        before = self.of_hidden(self.hidden(tokens, attention)[:, :-1])
+        before = self._of_hidden(self._hidden(tokens, attention)[:, :-1])
         return nn.functional.pad(torch.where(attention[:, :-1], before, 0.0), (1, 0))
 
-    def of_hidden(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
+    def _of_hidden(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
         """w h + b - shift, in single precision."""
         return hidden.float() @ self.weight + self.bias - self.shift
