@@ -91,7 +91,8 @@ class Preflight:
 def preflight(data: TextData, tokenizer: Any, model: ModelFacts, sample: int = 2000, too_long: TooLong = "drop") -> Preflight:
     """Looks at data with the tokenizer and the model that are to learn from it.
 
-    too_long: what training will do with rows that the context does not hold. sample: rows that are put into tokens, evenly spaced; what can be seen without tokens is looked for in all rows.
+    sample: rows that are put into tokens, evenly spaced; what can be seen without tokens is looked for in all rows. too_long: what
+    training will do with rows that the context does not hold.
     """
     if sample < 1:
         raise TextError(f"a sample of {sample} rows was asked for; one at least is needed")

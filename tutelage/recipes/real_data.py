@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,30 +117,21 @@ def stages(recipe: Recipe, files: tuple[Path, Path], tokenizer: Path) -> dict[st
     )  # fmt: skip
     answer = max(recipe.context // 8, 4)
     writes = Sampling(max_new_tokens=answer, missing_eos="subtract", missing_eos_score=-1.0, microbatch=16)
-    each, micro = recipe.epochs, 8
+    learns = lambda rate, **more: dict(epochs=recipe.epochs, learning_rate=rate, optimizer=brief) | more
+    start, tuned = run("sft-thumbs"), run("sft")
+    ppo = ppo_lm.Config(
+        iterations=recipe.ppo_iterations if recipe.scale >= 1.0 else 1, episodes=16, epochs=2, batch_size=8, microbatch=8,
+        learning_rate=5e-5, sampling=writes, kl_coefficient=0.05,
+    )  # fmt: skip
+    first = sft.Config(**learns(1e-3, batch_size=8) | {"epochs": 2 * recipe.epochs})
     return {
-        "sft-thumbs": TextRunConfig(
-            sft.Config(epochs=2 * each, batch_size=8, learning_rate=1e-3, optimizer=brief), address(recipe), thumbs,
-            tokenizer=str(tokenizer), **common,
-        ),
-        "sft": TextRunConfig(
-            sft.Config(epochs=each, batch_size=8, learning_rate=5e-4, optimizer=brief), run("sft-thumbs"), compared, **common
-        ),
-        "reward-model": TextRunConfig(replace(fitting(recipe), microbatch=micro // 2), run("sft"), compared, **common),
-        "dpo": TextRunConfig(
-            dpo.Config(epochs=each, batch_size=16, microbatch=micro // 2, learning_rate=5e-5, optimizer=brief), run("sft"), compared, **common
-        ),
-        "kto": TextRunConfig(
-            kto.Config(epochs=each, batch_size=16, microbatch=micro, learning_rate=5e-5, optimizer=brief), run("sft"), thumbs, **common
-        ),
-        "ppo-lm": TextRunConfig(
-            ppo_lm.Config(
-                iterations=recipe.ppo_iterations if recipe.scale >= 1.0 else 1, episodes=16, epochs=2, batch_size=8, microbatch=micro,
-                learning_rate=5e-5, sampling=writes, kl_coefficient=0.05,
-            ),
-            run("sft"), compared, reward=(run("reward-model"),), **common,
-        ),
-    }  # fmt: skip
+        "sft-thumbs": TextRunConfig(first, address(recipe), thumbs, tokenizer=str(tokenizer), **common),
+        "sft": TextRunConfig(sft.Config(**learns(5e-4, batch_size=8)), start, compared, **common),
+        "reward-model": TextRunConfig(fitting(recipe), tuned, compared, **common),
+        "dpo": TextRunConfig(dpo.Config(**learns(5e-5, batch_size=16, microbatch=4)), tuned, compared, **common),
+        "kto": TextRunConfig(kto.Config(**learns(5e-5, batch_size=16, microbatch=8)), tuned, thumbs, **common),
+        "ppo-lm": TextRunConfig(ppo, tuned, compared, reward=(run("reward-model"),), **common),
+    }
 
 
 def fitting(recipe: Recipe) -> reward_model.Config:
