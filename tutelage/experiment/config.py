@@ -87,7 +87,7 @@ PLANNERS = {
 
 
 class Stage(NamedTuple):
-    """What a name stands for that trains a language model. Its module is imported when it is first asked for: transformers takes a while."""
+    """What a name stands for that trains a language model. Its module is imported when it is asked for: transformers takes a while."""
 
     module: str
     """In learn/language."""
@@ -232,7 +232,7 @@ class TextRunConfig:
     algorithm: Any
     """The stage and its settings."""
     model: str
-    """What learns: a run, a folder or hub name of transformers, or a kind with its sizes, such as gpt2?layers=2&width=32&heads=4&context=64."""
+    """What learns: a run, a folder or hub name, or a kind with its sizes, such as gpt2?layers=2&width=32&heads=4&context=64."""
     data: str
     """A file or folder of rows (docs: text data), or a world such as text:valence, which writes its own."""
     tokenizer: str | None = None
@@ -250,13 +250,13 @@ class TextRunConfig:
     length_penalty: float = 0.0
     """Taken off a learned score per token of the answer."""
     critic: str | None = None
-    """What the critic of ppo-lm starts as: a run or folder of a reward model. None: the first reward model, else the policy with a head of zeros."""
+    """What the critic of ppo-lm starts as: a run or folder of a reward model. None: the first reward model, else the policy's body."""
     pretraining: str | None = None
     """Texts for the ptx term of ppo-lm: a file, or a world."""
     rows: int | None = None
     """Rows to take: the first of a file, or so many of a world (None: all, and 2,000 of a world)."""
     answers: int = 4
-    """Of a world whose answers are compared: so many by the model to each prompt, ranked by a rater who sees the gold score through noise."""
+    """Of a world whose answers are compared: so many by the model to each prompt, ranked by a rater who sees gold scores through noise."""
     held_out: float = 0.05
     """Share of the rows that is not learned from but measured on."""
     context: int | None = None

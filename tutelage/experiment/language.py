@@ -30,7 +30,14 @@ from tutelage.experiment.processor import prepare
 from tutelage.experiment.randomness import generator
 from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
 from tutelage.experiment.text_materials import (
-    encode_prompts, encode_texts, model_address, open_materials, open_model, open_reward, open_score_models, pretraining_texts,
+    encode_prompts,
+    encode_texts,
+    model_address,
+    open_materials,
+    open_model,
+    open_reward,
+    open_score_models,
+    pretraining_texts,
 )  # fmt: skip
 from tutelage.experiment.text_report import write_text_report
 from tutelage.experiment.train import RUNS

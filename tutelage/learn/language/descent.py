@@ -41,7 +41,7 @@ class Optimization:
     max_grad_norm: float = 1.0
     """Largest norm of the gradient of all weights (TRL: 1; the DPO repository: 10)."""
 
-    def rate(self, peak: float, update: float, total: int) -> float:
+    def rate(self, peak: float, update: int | float, total: int) -> float:
         """The rate of update number `update`, from 0 on, of `total`."""
         if update < self.warmup:
             return peak * (update + 1) / self.warmup
@@ -63,7 +63,7 @@ class Descent:
             list(self.weights.values()), learning_rate, (first, second), how.epsilon, how.weight_decay, fused=True
         )
 
-    def step(self, update: float, total: int) -> dict[str, float]:
+    def step(self, update: int | float, total: int) -> dict[str, float]:
         """One step along the gradients that were added up, which are then zero. Raises TrainingError for one that is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.how.max_grad_norm)
         size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # a sharded net's norm is in pieces

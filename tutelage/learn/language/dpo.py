@@ -219,7 +219,7 @@ class DPO:
 
     @torch.no_grad()
     def evaluate(self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Float[Tensor, "n 2"] | None = None) -> dict[str, float]:
-        """Loss, rewards and accuracy on pairs that were not learned from. reference: its log-probabilities; None: zeros, or a live one's."""
+        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: zeros, or a live one's."""
         if reference is None:
             reference = torch.zeros(len(pairs), 2) if self.live is None else self.reference_logp(pairs)
         found: list[dict[str, float]] = []

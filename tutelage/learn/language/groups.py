@@ -1,12 +1,12 @@
 """RLOO and GRPO: several answers to each prompt, each judged against the others, and no critic.
 
-RLOO: Kool et al. 2019; for language models Ahmadian et al. 2024 (arXiv 2402.14740). An answer is one action: its advantage is its score less
-the mean of the others to its prompt, its ratio that of whole answers, and the price of leaving the reference is part of the score.
+RLOO: Kool et al. 2019; for language models Ahmadian et al. 2024 (arXiv 2402.14740). An answer is one action: its advantage is its score
+less the mean of the others to its prompt, its ratio that of whole answers, and the price of leaving the reference is part of the score.
 GRPO: Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300), eqs. 3 and 4. Scores are standardized in their group, every token carries the
 advantage of its answer, and the distance from the reference is a term of the loss (k3).
 
 Where we depart from the papers
-- One learner for both: what differs is the advantage, whether tokens or answers have a ratio, and where the distance counts; all are fields.
+- One learner for both: the advantage, whether tokens or answers have a ratio, and where the distance counts are fields.
 - Standard deviations are of a sample (divided by G - 1), as in torch and TRL; the paper does not say.
 Left out: scores for steps of an answer, replacement of the reference during training.
 Landscape: model-free, on-policy, online; discrete actions; scale: deep
