@@ -29,6 +29,7 @@ from tutelage.experiment.model_card import training_facts, write_card
 from tutelage.experiment.processor import prepare
 from tutelage.experiment.randomness import generator
 from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
+from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
     encode_prompts,
     encode_texts,
@@ -45,6 +46,7 @@ from tutelage.learn.language.dpo import DPO, FREE
 from tutelage.learn.language.reference import digests, refuse_changes, text_logp
 from tutelage.learn.language.reward_model import Ranking, RewardModel
 from tutelage.nets.language import SCORE_FILE, ScoreModel
+from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
 
 REFERENCE = "reference.safetensors"
 STATE = {"learner", "inputs", "seconds"}
@@ -83,9 +85,13 @@ class TextExperiment:
 
     def _make_learner(self) -> Any:
         config, materials, draw = self.config, self.materials, generator(self.config.seed, "learner")
+        if ranks() > 1 and self.stage.learns_from == "prompts":
+            raise RunError(f"{config.name} writes texts, which one process does; torchrun is for sft, reward-model and dpo")
         algorithm, needs = config.algorithm, self.stage.learns_from
         if needs == "prompts":
             return self._make_writer(draw)
+        if self.stage.learns_from != "rankings":
+            shard(materials.model)
         own, held = encode_texts(materials.encoder, materials.rows), encode_texts(materials.encoder, materials.held_out)
         self.told += [sentence for sentence in (own.told(),) if sentence]
         if needs == "demonstrations":
@@ -94,6 +100,8 @@ class TextExperiment:
         if needs == "rankings":
             own_rows, self.held_out = _as_rankings(own), _as_rankings(held)
             models = [self._fresh_score_model(i) for i in range(algorithm.members)]
+            for model in models:
+                shard(model)
             return self.stage.learner(algorithm, models, own_rows, draw)
         reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
         if needs == "labeled":
@@ -180,7 +188,7 @@ class TextExperiment:
         """One update of the stage, and whatever else is due. Raises RunError when the disk is full."""
         with self._room():
             began, config = time.perf_counter(), self.config
-            metrics = self.learner.update()
+            metrics = averaged(self.learner.update())
             self.seconds += time.perf_counter() - began
             if self.steps % config.log_every == 0 or self.finished:
                 self.log.append("update", self.steps, seed=config.seed, **metrics)
@@ -211,8 +219,8 @@ class TextExperiment:
     def save(self) -> Path:
         """A checkpoint of everything; the log that it speaks of is on the disk before it counts."""
         self.log.sync()
-        state = {"learner": self.learner.state(), "inputs": self.inputs, "seconds": self.seconds}
-        return self.checkpoints.save(self.steps, state, None)
+        state = whole({"learner": self.learner.state(), "inputs": self.inputs, "seconds": self.seconds})
+        return self.checkpoints.save(self.steps, state, None) if rank() == 0 else self.out
 
     def restore(self) -> list[str]:
         """Continue from the newest valid checkpoint; returns what was restored, in sentences.
@@ -307,20 +315,23 @@ def train_text(config: TextRunConfig, out: Path | str | None = None, console: Co
     out = fresh_text_directory(config) if out is None else Path(out)
     if (out / EVENTS).exists():
         raise RunError(f"{out} already holds a run; `tutelage resume {out}` continues it, another --out starts anew")
-    with TextExperiment(config, out) as experiment:
+    with one_run(out) as own, TextExperiment(config, own) as experiment:
         experiment.begin()
-        return _to_the_end(experiment, console or Console())
+        _to_the_end(experiment, console or Console(quiet=rank() > 0))
+    return out
 
 
 def resume_text(out: Path | str, console: Console | None = None) -> Path:
     """Continue the run in `out` from its newest valid checkpoint, and say what was restored; returns `out`."""
-    out, console = Path(out), console or Console()
-    with TextExperiment(read_text_config(out), out) as experiment:
+    out = Path(out)
+    with one_run(out) as own, TextExperiment(read_text_config(out), own) as experiment:
+        console = console or Console(quiet=rank() > 0)
         for sentence in experiment.restore():
             console.print(sentence, highlight=False, soft_wrap=True)
         if experiment.finished:
             console.print(f"all {experiment.steps:,} updates had been taken; nothing is left to learn", highlight=False)
-        return _to_the_end(experiment, console)
+        _to_the_end(experiment, console)
+    return out
 
 
 def _to_the_end(experiment: TextExperiment, console: Console) -> Path:

@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 
 from tutelage.games.options import parse
 from tutelage.nets.log_probs import chosen_log_probs, entropies
+from tutelage.nets.ranks import whole
 
 try:
     import transformers
@@ -359,7 +360,8 @@ class LanguageModel(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """As an ordinary folder of transformers; adapters are merged into the weights."""
-        (self.module if self.adapted is None else self.merged()).save_pretrained(str(folder))
+        module = self.module if self.adapted is None else self.merged()
+        module.save_pretrained(str(folder), state_dict=whole(module.state_dict()))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 
@@ -409,8 +411,8 @@ class ScoreModel(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """The body as an ordinary folder of transformers, the head and its shift beside it."""
-        self.backbone.save_pretrained(str(folder))
-        save_file({name: getattr(self, name).detach().clone() for name in ("weight", "bias", "shift")}, Path(folder) / SCORE_FILE)
+        self.backbone.save_pretrained(str(folder), state_dict=whole(self.backbone.state_dict()))
+        save_file({name: whole(getattr(self, name).detach()).clone() for name in ("weight", "bias", "shift")}, Path(folder) / SCORE_FILE)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 Row = TypeVar("Row")
@@ -65,18 +65,15 @@ def ranks() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def shard(net: nn.Module, activations: torch.dtype | None = None) -> None:
-    """Cut the weights of a LanguageModel or ScoreModel up, layer by layer, in place. Does nothing where there is one rank.
-
-    activations: what layers compute in, as `LanguageModel.activations`; weights and moments keep their precision.
-    """
+def shard(net: nn.Module) -> None:
+    """Cut the weights of a LanguageModel or ScoreModel up, layer by layer, in place. Does nothing where there is one rank."""
     if ranks() == 1:
         return
+    if getattr(net, "adapted", None) is not None:
+        raise ValueError("a model with adapters was to be cut up over processes; adapters learn in one process, or without them in many")
     body: Any = getattr(net, "module", None) or net.backbone
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (ranks(),))
     how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
-    if activations is not None:
-        how["mp_policy"] = MixedPrecisionPolicy(param_dtype=activations, reduce_dtype=torch.float32)
     for layer in [part for part in body.modules() if type(part).__name__ in (body._no_split_modules or ())]:
         fully_shard(layer, **how)
     fully_shard(net, **how)
@@ -104,6 +101,11 @@ def total(number: float) -> float:
     summed = torch.tensor(number, dtype=torch.float64, device=place)
     distributed.all_reduce(summed)
     return float(summed)
+
+
+def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Numbers that each rank measured on its share, as their means over ranks."""
+    return {name: total(value) / ranks() for name, value in metrics.items()}
 
 
 def whole(tree: Any) -> Any:

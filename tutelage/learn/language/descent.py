@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from tutelage.equations.schedules import cosine, linear
 from tutelage.experience.text import bucketed_batches, shuffled_batches
+from tutelage.nets.ranks import like
 
 Kind = TypeVar("Kind")
 
@@ -93,12 +94,12 @@ class Descent:
             other = sorted(set(state["weights"]) ^ set(self.weights))[0]
             raise ValueError(f"the saved weights are those of another net: {other} is in one of them only")
         for name, weight in self.weights.items():
-            weight.copy_(state["weights"][name])
+            weight.copy_(like(state["weights"][name], weight))
             moments = state["moments"].get(name)
             if moments is None:
                 self.optimizer.state.pop(weight, None)
             else:
-                self.optimizer.state[weight] = {key: torch.as_tensor(value).clone() for key, value in moments.items()}
+                self.optimizer.state[weight] = {key: like(torch.as_tensor(value).clone(), weight) for key, value in moments.items()}
 
 
 class Passes:

@@ -26,6 +26,7 @@ from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, spawned
 from tutelage.learn.language.reference import text_logp
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import share
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,15 @@ class DPO:
     def update(self) -> dict[str, float]:
         """One step on the next batch of pairs."""
         rows = self.passes.take()
+        own = share(rows)
         found: list[dict[str, float]] = []
-        for part in pieces(rows, self.config.microbatch):
+        for part in pieces(own, self.config.microbatch):
             batch = self.measure([self.pairs[i] for i in part], self._reference(part), self.margins[list(part)])
             loss = self._objective(batch)
             (loss.sum() / len(rows)).backward()
             batch, loss = PairLogp(*(x.detach() for x in batch)), loss.detach()
-            share = len(part) / len(rows) * -(-len(rows) // (self.config.microbatch or len(rows)))
-            found.append({name: share * value for name, value in self._measures(batch, loss).items()})
+            weight = len(part) / len(own) * -(-len(own) // (self.config.microbatch or len(own)))
+            found.append({name: weight * value for name, value in self._measures(batch, loss).items()})
         metrics = mean_metrics(found) | self.descent.step(self.updates, self.total)
         self.updates += 1
         return metrics
