@@ -263,7 +263,7 @@ class TextRunConfig:
     """Share of the rows that is not learned from but measured on."""
     context: int | None = None
     """Tokens of the longest text. None: the model's context."""
-    too_long: typing.Literal["refuse", "drop", "cut_prompt", "cut_answer"] = "drop"
+    too_long: typing.Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"] = "drop"
     """What becomes of longer ones."""
     learned: typing.Literal["answer", "assistant", "everything"] = "answer"
     """Which tokens are learned from: those of the last answer, of all turns of the assistant, or all."""
