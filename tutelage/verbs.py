@@ -18,8 +18,9 @@ from rich.console import Console
 from tutelage.evaluate.clips import ClipError
 from tutelage.evaluate.comparison import ComparisonError
 from tutelage.experience.segments import SegmentError
+from tutelage.experience.text import TextError
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
-from tutelage.experiment.config import ALGORITHMS, PLANNERS, ConfigError, PlanConfig, RunConfig, nearest
+from tutelage.experiment.config import ALGORITHMS, PLANNERS, STAGES, ConfigError, PlanConfig, RunConfig, TextRunConfig, nearest
 from tutelage.experiment.log import LogError
 from tutelage.experiment.run import RunError, groups_of, read_any_config, read_config
 from tutelage.feedback.query import FeedbackError
@@ -28,37 +29,63 @@ from tutelage.rewards.source import RewardError
 
 MISTAKES = (
     GameError, ConfigError, RunError, CheckpointError, LogError, FeedbackError, SegmentError, ClipError, ComparisonError, RewardError,
-    OSError,
+    TextError, OSError,
 )  # fmt: skip
 """What ends a verb in one sentence instead of a trace: bad input, and a disk or network that fails."""
 
 
 def train(arguments: list[str]) -> int:
     """train NAME --game ADDRESS ...: every field of the run and of the algorithm is a flag."""
-    known = ALGORITHMS | PLANNERS
+    known = ALGORITHMS | PLANNERS | STAGES
     names = ", ".join(known)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: tutelage train NAME --game ADDRESS --steps N [options]\n\nNAME is one of: {names}")
         print(f"`tutelage train NAME --help` shows its options. {', '.join(PLANNERS)} plan in a finite world, sweep by sweep.")
+        print(f"{', '.join(STAGES)} train a language model: train NAME --model MODEL --data DATA --out DIR")
         return 0 if arguments else 2
     name, *rest = arguments
     if name.startswith("-"):
         raise ConfigError(f"train was given {name} first; the algorithm comes first, one of: {names}")
     if name not in known:
         raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(name, known)}? Known are {names}")
-    algorithm, kind = known[name].config, PlanConfig if name in PLANNERS else RunConfig
+    kind = PlanConfig if name in PLANNERS else TextRunConfig if name in STAGES else RunConfig
+    with _sentences(kind is TextRunConfig):
+        algorithm = known[name].config
     given = _options(train_options(algorithm, kind), f"tutelage train {name}", rest, algorithm.__doc__)
     config = kind(**{field.name: getattr(given, field.name) for field in dataclasses.fields(kind)})
     if isinstance(config, PlanConfig):
         from tutelage.experiment.planning import plan
 
         plan(config, given.out, given.show)
+    elif isinstance(config, TextRunConfig):
+        with _sentences():
+            from tutelage.experiment.language import train_text
+
+            train_text(config, given.out)
     else:
         from tutelage.experiment.train import train as run
 
         with contextlib.ExitStack() as opened:
             run(config, given.out, beside=given.beside, begun=_page_opener(config, opened))
     return 0
+
+
+@contextlib.contextmanager
+def _sentences(text: bool = True) -> Iterator[None]:
+    """What is wrong with a language model, its tokenizer or its data, as one sentence; their rooms are not imported by other verbs."""
+    if not text:
+        yield
+        return
+    try:
+        from tutelage.experience.text import TextError
+        from tutelage.learn.language.descent import TrainingError
+        from tutelage.nets.language import ModelError
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        yield
+    except (TextError, TrainingError, ModelError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _page_opener(config: RunConfig, opened: contextlib.ExitStack) -> Callable[[Path], None] | None:
@@ -82,6 +109,8 @@ def train_options(algorithm: type, kind: type = RunConfig) -> type:
         if field.name != "algorithm":
             fields.append((field.name, Annotated[field.type, tyro.conf.arg(help=told[field.name])], _without_order(field)))
     fields.append(("out", Annotated[Path | None, tyro.conf.arg(help="The run directory. None: a new one under runs/.")], None))
+    if kind is TextRunConfig:
+        return dataclasses.make_dataclass("Train", fields, frozen=True, kw_only=True)
     if kind is PlanConfig:
         fields.append(("show", Annotated[bool, tyro.conf.arg(help="Draw a map with its values and arrows, sweep by sweep.")], False))
     else:
@@ -145,26 +174,32 @@ class Resume:
 def resume(arguments: list[str]) -> int:
     """resume DIR"""
     given = _options(Resume, "tutelage resume", arguments)
-    if isinstance(read_any_config(given.run), PlanConfig):
+    config = read_any_config(given.run)
+    if isinstance(config, PlanConfig):
         from tutelage.experiment.planning import resume_plan
 
         resume_plan(given.run)
+    elif isinstance(config, TextRunConfig):
+        with _sentences():
+            from tutelage.experiment.language import resume_text
+
+            resume_text(given.run)
     else:
         from tutelage.experiment.train import resume as run
 
         with contextlib.ExitStack() as opened:
-            run(given.run, given.beside, begun=_page_opener(read_config(given.run), opened))
+            run(given.run, given.beside, begun=_page_opener(config, opened))
     return 0
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Play noise-free episodes with the newest policy of a run."""
+    """Play noise-free episodes with the newest policy of a run; or measure a language model on what its run held out."""
 
     run: tyro.conf.Positional[Path]
     """The run directory."""
     episodes: int = 100
-    """Per seed."""
+    """Per seed; of a language model, prompts to answer."""
     json: bool = False
     """Print JSON."""
 
@@ -174,6 +209,13 @@ def evaluate(arguments: list[str]) -> int:
     given = _options(Evaluate, "tutelage evaluate", arguments)
     if given.episodes < 1:
         raise ConfigError(f"--episodes {given.episodes} was given; at least 1 is needed")
+    if isinstance(read_any_config(given.run), TextRunConfig):
+        with _sentences():
+            from tutelage.experiment.text_policy import evaluate_text_run
+
+            found = evaluate_text_run(given.run, given.episodes)
+        print(json.dumps(found) if given.json else "\n".join(f"{name}: {_shown(value)}" for name, value in found.items()))
+        return 0
     from tutelage.experiment.policy import evaluate_run
 
     step, results = evaluate_run(given.run, given.episodes)
@@ -189,6 +231,64 @@ def evaluate(arguments: list[str]) -> int:
         rate = "" if result.success_rate is None else f"; success rate {result.success_rate:.0%}"
         print(f"seed {seed}: mean return {result.mean:.1f} over {given.episodes} episodes at step {step:,}{spread}{rate}")
     return 0
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Let a language model answer prompts."""
+
+    model: tyro.conf.Positional[str]
+    """A run, a folder or a hub name."""
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Prompts. None: those of --data."""
+    data: Path | None = None
+    """A file of rows whose prompts are answered."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+    temperature: float = 1.0
+    """Divides the logits."""
+    greedy: bool = False
+    """Always the most probable token."""
+    samples: int = 1
+    """Answers to each prompt."""
+    best_of: int = 1
+    """Draw so many for each answer, and keep the one that --reward scores highest."""
+    reward: str | None = None
+    """A run or folder of a reward model, a world, or py:module:function; prints its scores too."""
+    seed: int = 0
+    """Of the draws."""
+    json: bool = False
+    """Print JSON lines."""
+
+
+def generate(arguments: list[str]) -> int:
+    """generate MODEL "PROMPT" ... --samples N"""
+    given = _options(Generate, "tutelage generate", arguments)
+    for name in ("max_new_tokens", "samples", "best_of"):
+        if getattr(given, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(given, name)} was given; at least 1 is needed")
+    if bool(given.prompts) == (given.data is not None):
+        raise ConfigError(
+            f"generate was given {'both prompts and --data' if given.prompts else 'neither prompts nor --data'}; one is needed"
+        )
+    if given.best_of > 1 and given.reward is None:
+        raise ConfigError(f"--best-of {given.best_of} was given without --reward, which says what best means")
+    with _sentences():
+        from tutelage.experiment.text_policy import generate as answers
+
+        for row in answers(**{field.name: getattr(given, field.name) for field in dataclasses.fields(given) if field.name != "json"}):
+            print(json.dumps(row, ensure_ascii=False) if given.json else _told(row), flush=True)
+    return 0
+
+
+def _told(row: dict[str, Any]) -> str:
+    scores = row.get("scores") or [None] * len(row["answers"])
+    lines = [answer if score is None else f"[{score:.2f}] {answer}" for answer, score in zip(row["answers"], scores, strict=True)]
+    return "\n".join([f"> {row['prompt']}", *lines])
 
 
 @dataclass(frozen=True)
@@ -272,6 +372,11 @@ class Report:
 def report(arguments: list[str]) -> int:
     """report DIR --beside DIR"""
     given = _options(Report, "tutelage report", arguments)
+    if isinstance(read_any_config(given.run), TextRunConfig):
+        from tutelage.experiment.text_report import write_text_report
+
+        print(write_text_report(given.run))
+        return 0
     from tutelage.experiment.report import write_report
 
     print(write_report(given.run, given.beside))
@@ -412,6 +517,42 @@ def track(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Preflight:
+    """Look at text data with the tokenizer and the model that are to learn from it, and say what would go wrong."""
+
+    data: tyro.conf.Positional[Path]
+    """JSON, JSON lines, Parquet, plain text, or a folder saved by `datasets`."""
+    model: str
+    """A folder, a hub name, or a kind with its sizes such as gpt2?layers=6&width=384."""
+    tokenizer: str | None = None
+    """A folder or a hub name. None: the model's own."""
+    context: int | None = None
+    """Tokens that a text may have. None: as many as the model can read."""
+    too_long: Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"] = "drop"
+    """What training will do with rows that the context does not hold."""
+    split: str | None = None
+    """Of a folder saved by `datasets`. None: the only one, or train."""
+    sample: int = 2_000
+    """Rows that are put into tokens."""
+    json: bool = False
+    """Print JSON."""
+
+
+def preflight(arguments: list[str]) -> int:
+    """preflight DATA --model M. Exit code 1 when something stands against learning from this."""
+    given = _options(Preflight, "tutelage preflight", arguments)
+    from tutelage.experience.preflight import preflight as look
+    from tutelage.experience.text_data import read_text
+    from tutelage.experience.text_models import model_facts, read_tokenizer
+
+    data = read_text(given.data, given.split)
+    tokenizer = read_tokenizer(given.model, given.tokenizer)
+    found = look(data, tokenizer, model_facts(given.model, tokenizer, given.context), given.sample, given.too_long)
+    print(found.to_json() if given.json else found.told())
+    return 1 if found.refused else 0
+
+
 def list_(arguments: list[str]) -> int:
     """list"""
     from tutelage.games.make import known_games
@@ -419,7 +560,11 @@ def list_(arguments: list[str]) -> int:
 
     if arguments:
         raise ConfigError(f"list was given {' '.join(arguments)}; it takes nothing")
-    for title, names in (("algorithms", [*PLANNERS, *ALGORITHMS]), ("recipes", RECIPES), ("games", [*known_games(), "py:module:Class"])):
+    for title, names in (
+        ("algorithms", [*PLANNERS, *ALGORITHMS, *STAGES]),
+        ("recipes", RECIPES),
+        ("games", [*known_games(), "py:module:Class"]),
+    ):
         print(f"{title}:")
         print("".join(f"  {name}\n" for name in names))
     return 0

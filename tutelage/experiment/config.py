@@ -6,6 +6,7 @@ import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from tutelage.learn.deep import a2c, ddpg, discrete_sac, dqn, policy_gradient, ppo, sac, td3, trpo
@@ -83,6 +84,48 @@ PLANNERS = {
     "modified-policy-iteration": Algorithm(modified_policy_iteration.Config, modified_policy_iteration.ModifiedPolicyIteration),
 }
 """What plans in a world of known arrays; called as (config, world)."""
+
+
+class Stage(NamedTuple):
+    """What a name stands for that trains a language model. Its module is imported when it is asked for: transformers takes a while."""
+
+    module: str
+    """In learn/language."""
+    learner_name: str
+    """A Stage of `learn/language/descent.py`."""
+    learns_from: typing.Literal["demonstrations", "rankings", "pairs", "labeled", "prompts"]
+    """The rows that it needs."""
+    config_name: str = "Config"
+
+    @property
+    def config(self) -> type:
+        """The frozen dataclass of its settings."""
+        return getattr(import_module(f"tutelage.learn.language.{self.module}"), self.config_name)
+
+    @property
+    def learner(self) -> Callable[..., Any]:
+        """Makes the learner."""
+        return getattr(import_module(f"tutelage.learn.language.{self.module}"), self.learner_name)
+
+    def settles(self, algorithm: Any) -> bool:
+        """Whether these settings are its own; imports nothing."""
+        own = type(algorithm)
+        return (own.__module__, own.__qualname__) == (f"tutelage.learn.language.{self.module}", self.config_name)
+
+
+STAGES = {
+    "sft": Stage("sft", "SFT", "demonstrations"),
+    "reward-model": Stage("reward_model", "RewardModel", "rankings"),
+    "dpo": Stage("dpo", "DPO", "pairs"),
+    "kto": Stage("kto", "KTO", "labeled"),
+    "ppo-lm": Stage("ppo_lm", "PPOLM", "prompts"),
+    "rloo": Stage("groups", "Groups", "prompts"),
+    "grpo": Stage("groups", "Groups", "prompts", "GRPO"),
+    "online-dpo": Stage("online_dpo", "OnlineDPO", "prompts"),
+    "best-of-n": Stage("best_of_n", "BestOfN", "prompts"),
+    "rounds": Stage("rounds", "Rounds", "prompts"),
+}
+"""What trains a language model; learns by updates from rows of text and not by steps of a game."""
 
 
 class ConfigError(ValueError):
@@ -184,12 +227,96 @@ class PlanConfig:
         return next(name for name, entry in PLANNERS.items() if type(self.algorithm) is entry.config)
 
 
-def to_json(config: RunConfig | PlanConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TextRunConfig:
+    """One run of a language model: a stage, a model and data."""
+
+    algorithm: Any
+    """The stage and its settings."""
+    model: str
+    """What learns: a run, a folder or hub name, or a kind with its sizes, such as gpt2?layers=2&width=32&heads=4&context=64."""
+    data: str
+    """A file or folder of rows (docs: text data), or a world such as text:valence, which writes its own."""
+    tokenizer: str | None = None
+    """A folder or hub name, or bpe:SIZE to train one on the data. None: the model's, and for a kind with its sizes the world's."""
+    reference: str | None = None
+    """What the policy is held near to: a run, folder or hub name. None: the model as it starts."""
+    reward: tuple[str, ...] = ()
+    """Where scores come from: runs or folders of reward models, a world, py:module:function. None given: the world of the data."""
+    reward_weights: tuple[float, ...] = ()
+    """How much each reward counts in their sum. None given: one reward, or the members of an ensemble."""
+    combine: typing.Literal["mean", "worst", "disagreement"] = "mean"
+    """What several reward models agree on: their mean, the worst of them, or the mean less their variance."""
+    variance_penalty: float = 1.0
+    """How much their variance counts, with combine "disagreement"."""
+    length_penalty: float = 0.0
+    """Taken off a learned score per token of the answer."""
+    critic: str | None = None
+    """What the critic of ppo-lm starts as: a run or folder of a reward model. None: the first reward model, else the policy's body."""
+    pretraining: str | None = None
+    """Texts for the ptx term of ppo-lm: a file, or a world."""
+    rows: int | None = None
+    """Rows to take: the first of a file, or so many of a world (None: all, and 2,000 of a world)."""
+    answers: int = 4
+    """Of a world whose answers are compared: so many by the model to each prompt, ranked by a rater who sees gold scores through noise."""
+    held_out: float = 0.05
+    """Share of the rows that is not learned from but measured on."""
+    context: int | None = None
+    """Tokens of the longest text. None: the model's context."""
+    too_long: typing.Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"] = "drop"
+    """What becomes of longer ones."""
+    learned: typing.Literal["answer", "assistant", "everything"] = "answer"
+    """Which tokens are learned from: those of the last answer, of all turns of the assistant, or all."""
+    raters: str = ""
+    """Who gave the labels, for the model card."""
+    lora_rank: int = 0
+    """Rank of adapters beside frozen weights; the reference is then the model without them. 0: all weights learn."""
+    dtype: typing.Literal["float32", "bfloat16"] = "float32"
+    """What the products are computed in; weights and moments stay in single precision."""
+    checkpointing: bool = False
+    """Recompute each layer in the backward pass instead of remembering it."""
+    seed: int = 0
+    """Of everything random."""
+    device: str = "cpu"
+    """Where the nets live, such as cpu or cuda."""
+    threads: int = 1
+    """Threads of torch. The promise of equal bits holds for equal numbers."""
+    log_every: int = 10
+    """Updates between two logged ones."""
+    evaluate_every: int = 200
+    """Updates between measurements on the rows that are held out."""
+    checkpoint_every: int = 200
+    """Updates between checkpoints."""
+    checkpoints_kept: int = 2
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        if not any(stage.settles(self.algorithm) for stage in STAGES.values()):
+            raise ConfigError(f"algorithm={self.algorithm!r} was given; a Config of one of {', '.join(STAGES)} was expected")
+        for name in ("threads", "log_every", "evaluate_every", "checkpoint_every", "checkpoints_kept", "answers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} was given; a run needs at least 1")
+        if not 0.0 <= self.held_out < 1.0:
+            raise ConfigError(f"held_out={self.held_out} was given; a share in [0, 1) was expected")
+        if self.reward_weights and len(self.reward_weights) != len(self.reward):
+            raise ConfigError(f"{len(self.reward_weights)} reward_weights were given for {len(self.reward)} rewards; one each is needed")
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return next(name for name, stage in STAGES.items() if stage.settles(self.algorithm))
+
+
+Configuration = RunConfig | PlanConfig | TextRunConfig
+"""What `config.json` can hold."""
+
+
+def to_json(config: Configuration) -> dict[str, Any]:
     """Plain values, with the algorithm's name beside its settings."""
     return dataclasses.asdict(config) | {"name": config.name}
 
 
-def from_json(values: Any) -> RunConfig | PlanConfig:
+def from_json(values: Any) -> Configuration:
     """The inverse of `to_json`, for values from anywhere.
 
     Raises ConfigError for an unknown algorithm or field, naming the nearest known one, and for a value of a wrong kind.
@@ -198,11 +325,12 @@ def from_json(values: Any) -> RunConfig | PlanConfig:
         raise ConfigError(f"the configuration is a {type(values).__name__}; an object was expected")
     rest = dict(values)
     name = rest.pop("name", None)
-    known = ALGORITHMS | PLANNERS
+    known = ALGORITHMS | PLANNERS | STAGES
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(str(name), known)}?")
     rest["algorithm"] = _build(known[name].config, rest.get("algorithm", {}), "algorithm")
-    return _build(PlanConfig if name in PLANNERS else RunConfig, rest, "the configuration")
+    kind = PlanConfig if name in PLANNERS else TextRunConfig if name in STAGES else RunConfig
+    return _build(kind, rest, "the configuration")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

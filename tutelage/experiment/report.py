@@ -415,7 +415,7 @@ def _details(story: Story) -> str:
         ("Configuration", "what the run was told", log.config),
         ("Fingerprint", "where it ran, and with what", log.start.get("fingerprint") or {}),
     ):
-        pairs = _flat(values)
+        pairs = flat(values)
         if pairs:
             rows = "".join(f"<div><dt>{_breakable(name)}</dt><dd>{_e(value)}</dd></div>" for name, value in pairs)
             parts.append(f'<details open><summary>{title} <small>{hint}</small></summary><dl class="pairs">{rows}</dl></details>')
@@ -472,12 +472,12 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Dotted names and printed values; what the run itself was told comes before the settings of its parts."""
     pairs: list[tuple[str, str]] = []
     for name, value in sorted(values.items(), key=lambda item: isinstance(item[1], Mapping)):
         if isinstance(value, Mapping) and value:
-            pairs += _flat(value, f"{prefix}{name}.")
+            pairs += flat(value, f"{prefix}{name}.")
         else:
             pairs.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
     return pairs

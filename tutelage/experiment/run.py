@@ -22,7 +22,7 @@ from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
 from tutelage.experience.rollout import Rollout
 from tutelage.experience.segments import SegmentArchive
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded, write_whole
-from tutelage.experiment.config import ALGORITHMS, ConfigError, PlanConfig, RunConfig, from_json, to_json
+from tutelage.experiment.config import ALGORITHMS, ConfigError, Configuration, PlanConfig, RunConfig, TextRunConfig, from_json, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog, read_events
 from tutelage.experiment.processor import prepare
@@ -301,7 +301,7 @@ class Experiment:
         if not self.checkpoints.all() and all(event["step"] == 0 for event in before):
             return self._begin_again()
         loaded = self.checkpoints.load_newest()
-        with _misfit(loaded.step):
+        with misfit(loaded.step):
             fresh = self._load(loaded)
         self._ended = any(event["event"] == "end" and event["step"] <= loaded.step for event in before)
         heard = self._hear_again(before, loaded.step)
@@ -487,7 +487,7 @@ def _lock(out: Path) -> int:
 
 
 @contextlib.contextmanager
-def _misfit(step: int) -> Iterator[None]:
+def misfit(step: int) -> Iterator[None]:
     """A checkpoint may be whole and yet another run's: whatever loading it raises becomes one sentence."""
     try:
         yield
@@ -525,11 +525,13 @@ def read_config(out: Path) -> RunConfig:
     config = read_any_config(out)
     if isinstance(config, PlanConfig):
         raise RunError(f"{out} holds a plan of {config.name}; this needs a run that learned by playing")
+    if isinstance(config, TextRunConfig):
+        raise RunError(f"{out} holds a language model ({config.name}); this needs a run that learned by playing")
     return config
 
 
-def read_any_config(out: Path) -> RunConfig | PlanConfig:
-    """The configuration of a run or of a plan. Raises RunError when there is none."""
+def read_any_config(out: Path) -> Configuration:
+    """The configuration of a run, a plan or a run of a language model. Raises RunError when there is none."""
     try:
         return from_json(json.loads((out / "config.json").read_text()))
     except (FileNotFoundError, NotADirectoryError):

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tutelage.experiment.config import ConfigError, PlanConfig, RunConfig
+from tutelage.experiment.config import ConfigError, PlanConfig, RunConfig, TextRunConfig
 from tutelage.experiment.log import EVENTS
 from tutelage.experiment.progress import Display
 from tutelage.experiment.report import write_report
-from tutelage.experiment.run import Experiment, RunError, read_config
+from tutelage.experiment.run import Experiment, RunError, read_any_config, read_config
 from tutelage.feedback.raters import Rater
 
 RUNS = Path("runs")
@@ -19,7 +19,7 @@ RUNS = Path("runs")
 
 
 def train(
-    config: RunConfig,
+    config: RunConfig | TextRunConfig,
     out: Path | str | None = None,
     beside: Sequence[Path] = (),
     raters: Callable[[int], Rater] | None = None,
@@ -34,6 +34,10 @@ def train(
     that is not there.
     """
     _check_device(config.device)
+    if isinstance(config, TextRunConfig):
+        from tutelage.experiment.language import train_text  # only these runs need transformers
+
+        return train_text(config, out, console)
     out = fresh_directory(config) if out is None else Path(out)
     if (out / EVENTS).exists():
         raise RunError(f"{out} already holds a run; `tutelage resume {out}` continues it, another --out starts anew")
@@ -56,6 +60,10 @@ def resume(
     Raises RunError when there is no run or it is in use, CheckpointError when no checkpoint is valid.
     """
     out, console = Path(out), console or Console()
+    if isinstance(read_any_config(out), TextRunConfig):
+        from tutelage.experiment.language import resume_text
+
+        return resume_text(out, console)
     config = read_config(out)
     _check_device(config.device)
     with Experiment(config, out, raters) as experiment:

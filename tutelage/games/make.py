@@ -1,6 +1,6 @@
 """Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `metaworld:hammer-v3`, `christiano:hopper?horizon=500`, `atari:Pong`,
 `grid:lecture?slip=0`, `mdp:random`, `matrix:stag_hunt`, `particle:simple_spread?agents=4`, `py:module:Class`,
-`zoo:mpe2.simple_spread_v3`."""
+`text:valence`, `zoo:mpe2.simple_spread_v3`."""
 
 import ctypes
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from tutelage.games.spec import Game, GameError
 
-SCHEMES = ("gym", "dm", "metaworld", "christiano", "atari", "grid", "mdp", "matrix", "particle", "py", "zoo")
+SCHEMES = ("gym", "dm", "metaworld", "christiano", "atari", "grid", "mdp", "matrix", "particle", "py", "text", "zoo")
 
 
 def make(address: str, copies: int, **options: Any) -> Game:
@@ -39,6 +39,10 @@ def make(address: str, copies: int, **options: Any) -> Game:
         from tutelage.games.particle.address import make_particle
 
         return make_particle(address, copies, options)
+    if scheme == "text":
+        from tutelage.games.text import make_text
+
+        return make_text(address, copies, options)
     makers = {
         "gym": _make_gym,
         "dm": _make_dm,
@@ -52,11 +56,12 @@ def make(address: str, copies: int, **options: Any) -> Game:
 
 
 def known_games() -> list[str]:
-    """What can be made here: finite, matrix and particle worlds, the newest of each Gymnasium id, control tasks, Atari's titles, zoos."""
+    """What can be made here: built-in worlds, the newest of each Gymnasium id, control tasks, Atari's titles, zoos."""
     from tutelage.games.matrix import MATRICES
     from tutelage.games.particle.address import WORLDS
+    from tutelage.games.text_worlds import WORLDS as TEXTS
 
-    games = ["grid:lecture", "grid:random", "mdp:random", *MATRICES, *(f"particle:{name}" for name in WORLDS)]
+    games = ["grid:lecture", "grid:random", "mdp:random", *MATRICES, *(f"particle:{name}" for name in WORLDS), *TEXTS]
     if importlib.util.find_spec("gymnasium") is not None:
         from tutelage.games.gymnasium import gymnasium, known_ids
 

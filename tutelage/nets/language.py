@@ -13,22 +13,28 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from tutelage.games.options import parse
 from tutelage.nets.log_probs import chosen_log_probs, entropies
+from tutelage.nets.ranks import whole
 
 try:
     import transformers
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers.pytorch_utils import Conv1D
 except ImportError as error:
     raise ImportError("transformers is not installed, and language models need it; run: pip install 'tutelage[language]'") from error
+
+transformers.utils.logging.disable_progress_bar()  # loading a small net draws more of them than it takes seconds
 
 SCORE_FILE = "score_head.safetensors"
 
@@ -53,8 +59,8 @@ class LoRA:
 
     rank: int = 16
     """r of the paper (TRL: 16)."""
-    alpha: float = 32.0
-    """The adapters are scaled by alpha / rank (TRL: 32)."""
+    scale: float = 2.0
+    """What the adapters' sum is multiplied by: alpha / r of the paper (TRL: 32 / 16)."""
     dropout: float = 0.0
     """On the adapters' input (peft: 0)."""
     targets: str | tuple[str, ...] = "all-linear"
@@ -121,6 +127,17 @@ def make_model(
             if getattr(module.config, name, None) not in (None, 1.0):
                 raise ModelError(f"{address}: its logits pass through {name}; an output layer that is one linear map was expected")
         return LanguageModel(module.to(device), lora, activations, checkpointing)
+
+
+def read_model_config(address: str | Path, tokenizer: Any = None) -> Any:
+    """The config of transformers at an address, as `make_model` takes it, without weights. Raises ModelError where there is none."""
+    kind, question, query = str(address).partition("?")
+    if question:
+        return _config(kind, parse(query, str(address)), tokenizer, str(address))
+    try:
+        return AutoConfig.from_pretrained(str(address))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{address}: a folder or a hub name with a causal model was expected ({_first_line(error)})") from None
 
 
 def _config(kind: str, options: dict[str, str], tokenizer: Any, address: str) -> Any:
@@ -209,18 +226,28 @@ class LanguageModel(nn.Module):
     def __init__(self, module: Any, lora: LoRA | None = None, activations: torch.dtype | None = None, checkpointing: bool = False) -> None:
         """module: a causal model of transformers, changed in place where adapters are asked for."""
         super().__init__()
-        self.lora, self.activations, self.adapted = lora, activations, None
+        self.activations = activations
+        self.adapted: list[Any] | None = None
         if lora is not None:
             from peft import LoraConfig, get_peft_model
 
             targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-            asked = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")  # pyright: ignore[reportCallIssue, reportArgumentType]
+            transposed = any(isinstance(part, Conv1D) for part in module.modules())  # GPT-2's layers are
+            asked = LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.scale * lora.rank,  # pyright: ignore[reportArgumentType]
+                lora_dropout=lora.dropout,
+                target_modules=targets,
+                fan_in_fan_out=transposed,
+                task_type="CAUSAL_LM",
+            )
             self.adapted = [get_peft_model(module, asked)]  # in a list: its weights are the module's, which is registered below
         self.module = module
         # The library warns when it sees a pad id without a mask; `last_hidden` knows when none is needed.
         self.backbone.warn_if_padding_and_no_attention_mask = lambda *ignored: None
         if checkpointing:
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+            module._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=checkpoint)
             if lora is not None:
                 module.enable_input_require_grads()
         self.train()
@@ -253,6 +280,9 @@ class LanguageModel(nn.Module):
         cache: Any = None,
     ) -> Float[Tensor, "B T D"]:
         """What the last layer says at each token, as `last_hidden`."""
+        return self._hidden(tokens, attention, positions, cache)
+
+    def _hidden(self, tokens: Tensor, attention: Tensor, positions: Tensor | None = None, cache: Any = None) -> Tensor:
         with torch.autocast(tokens.device.type, self.activations, enabled=self.activations is not None):
             return last_hidden(self.backbone, tokens, attention, positions, cache)
 
@@ -268,7 +298,8 @@ class LanguageModel(nn.Module):
 
     def logits(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Of the token after each token, all of them at once: for tests and small models."""
-        return self.logits_of(self.hidden(tokens, attention))
+        weight, bias = self._head()
+        return nn.functional.linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
 
     def log_probs(
         self,
@@ -283,7 +314,7 @@ class LanguageModel(nn.Module):
 
         chunk: rows of logits that live at once; None: `log_probs.LOGITS_AT_ONCE` decides.
         """
-        hidden, wanted = self.hidden(tokens, attention, positions)[:, :-1], wanted[:, 1:]
+        hidden, wanted = self._hidden(tokens, attention, positions)[:, :-1], wanted[:, 1:]
         weight, bias = self._head()
         found = chosen_log_probs(hidden[wanted].to(weight.dtype), weight, bias, tokens[:, 1:][wanted], temperature, chunk)
         scattered = found.new_zeros(wanted.shape).masked_scatter(wanted, found)
@@ -299,7 +330,7 @@ class LanguageModel(nn.Module):
         chunk: int | None = None,
     ) -> Float[Tensor, "B T"]:
         """Entropy in nats of the distribution that token t is drawn from, where wanted, else 0. Without gradient."""
-        hidden, wanted = self.hidden(tokens, attention)[:, :-1], wanted[:, 1:]
+        hidden, wanted = self._hidden(tokens, attention)[:, :-1], wanted[:, 1:]
         weight, bias = self._head()
         found = entropies(hidden[wanted].to(weight.dtype), weight, bias, temperature, chunk)
         return nn.functional.pad(found.new_zeros(wanted.shape).masked_scatter(wanted, found), (1, 0))
@@ -323,10 +354,14 @@ class LanguageModel(nn.Module):
         with self.adapted[0].disable_adapter(), torch.no_grad():
             yield self
 
+    def merged(self) -> Any:
+        """A copy of the module, adapters merged into its weights."""
+        return copy.deepcopy(self.module) if self.adapted is None else copy.deepcopy(self.adapted[0]).merge_and_unload()
+
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """As an ordinary folder of transformers; adapters are merged into the weights."""
-        module = self.module if self.adapted is None else copy.deepcopy(self.adapted[0]).merge_and_unload()
-        module.save_pretrained(str(folder))
+        module = self.module if self.adapted is None else self.merged()
+        module.save_pretrained(str(folder), state_dict=whole(module.state_dict()))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 
@@ -341,7 +376,7 @@ class ScoreModel(nn.Module):
     shift: Tensor
 
     def __init__(self, backbone: Any, generator: Generator | None = None, activations: torch.dtype | None = None) -> None:
-        """backbone: a model of transformers without output layer. generator: of the head's first weights, N(0, 1 / (d + 1)); None: zeros."""
+        """backbone: a transformer without output layer. generator: of the head's first weights, N(0, 1 / (d + 1)); None: zeros."""
         super().__init__()
         self.backbone, self.activations = backbone, activations
         self.backbone.warn_if_padding_and_no_attention_mask = lambda *ignored: None
@@ -357,9 +392,7 @@ class ScoreModel(nn.Module):
     @classmethod
     def of(cls, model: LanguageModel, generator: Generator | None) -> "ScoreModel":
         """On a copy of a language model's body. The head is drawn from the generator, or zero."""
-        merged = copy.deepcopy(model.module) if model.adapted is None else copy.deepcopy(model.adapted[0]).merge_and_unload()
-        body = merged.base_model.requires_grad_(True)
-        return cls(body, generator, model.activations).train()
+        return cls(model.merged().base_model.requires_grad_(True), generator, model.activations).train()
 
     @classmethod
     def load(
@@ -378,8 +411,8 @@ class ScoreModel(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """The body as an ordinary folder of transformers, the head and its shift beside it."""
-        self.backbone.save_pretrained(str(folder))
-        save_file({name: getattr(self, name).detach().clone() for name in ("weight", "bias", "shift")}, Path(folder) / SCORE_FILE)
+        self.backbone.save_pretrained(str(folder), state_dict=whole(self.backbone.state_dict()))
+        save_file({name: whole(getattr(self, name).detach()).clone() for name in ("weight", "bias", "shift")}, Path(folder) / SCORE_FILE)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 
@@ -394,6 +427,9 @@ class ScoreModel(nn.Module):
 
     def hidden(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the last layer says at each token."""
+        return self._hidden(tokens, attention)
+
+    def _hidden(self, tokens: Tensor, attention: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, self.activations, enabled=self.activations is not None):
             return last_hidden(self.backbone, tokens, attention)
 
@@ -401,14 +437,14 @@ class ScoreModel(nn.Module):
         """Of each text, read at its last real token."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
         last = torch.where(attention, places, 0).amax(1)
-        hidden = self.hidden(tokens, attention)
-        return self.of_hidden(hidden[torch.arange(len(tokens), device=tokens.device), last])
+        hidden = self._hidden(tokens, attention)
+        return self._of_hidden(hidden[torch.arange(len(tokens), device=tokens.device), last])
 
     def values(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Of the prefix before each token; 0 where nothing real is before it."""
-        before = self.of_hidden(self.hidden(tokens, attention)[:, :-1])
+        before = self._of_hidden(self._hidden(tokens, attention)[:, :-1])
         return nn.functional.pad(torch.where(attention[:, :-1], before, 0.0), (1, 0))
 
-    def of_hidden(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
+    def _of_hidden(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
         """w h + b - shift, in single precision."""
         return hidden.float() @ self.weight + self.bias - self.shift

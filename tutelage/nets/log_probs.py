@@ -28,7 +28,7 @@ def chosen_log_probs(
 
     chunk: rows of a piece; None: as many as `LOGITS_AT_ONCE` permits.
     """
-    return _ChosenLogProbs.apply(hidden, weight, bias, chosen, temperature, chunk or _rows(weight))  # pyright: ignore[reportReturnType]
+    return _ChosenLogProbs.apply(hidden, weight, bias, chosen, temperature, chunk or _rows(weight))
 
 
 @torch.no_grad()

@@ -90,6 +90,20 @@ class LearnedTextReward(TextReward):
         return _finite(score - self.length_penalty * texts.response.sum(1), "the reward model")
 
 
+class WeightedTextReward(TextReward):
+    """A sum of several rewards."""
+
+    def __init__(self, parts: Sequence[TextReward], weights: Sequence[float]) -> None:
+        """weights: one per part."""
+        if len(parts) != len(weights) or not parts:
+            raise RewardError(f"{len(weights)} weights were given for {len(parts)} rewards; one each is needed")
+        self.parts, self.weights = list(parts), list(weights)
+
+    def scores(self, texts: TextBatch, columns: Columns) -> Float[Tensor, "B"]:
+        """sum_k w_k r_k."""
+        return torch.stack([weight * part.scores(texts, columns) for part, weight in zip(self.parts, self.weights, strict=True)]).sum(0)
+
+
 class WrittenTextReward(TextReward):
     """A function of strings, called as TRL calls its reward functions: by keyword, with every further column of the rows.
 

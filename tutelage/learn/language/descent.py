@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from tutelage.equations.schedules import cosine, linear
 from tutelage.experience.text import bucketed_batches, shuffled_batches
+from tutelage.nets.ranks import like
 
 Kind = TypeVar("Kind")
 
@@ -41,7 +42,7 @@ class Optimization:
     max_grad_norm: float = 1.0
     """Largest norm of the gradient of all weights (TRL: 1; the DPO repository: 10)."""
 
-    def rate(self, peak: float, update: float, total: int) -> float:
+    def rate(self, peak: float, update: int | float, total: int) -> float:
         """The rate of update number `update`, from 0 on, of `total`."""
         if update < self.warmup:
             return peak * (update + 1) / self.warmup
@@ -63,7 +64,7 @@ class Descent:
             list(self.weights.values()), learning_rate, (first, second), how.epsilon, how.weight_decay, fused=True
         )
 
-    def step(self, update: float, total: int) -> dict[str, float]:
+    def step(self, update: int | float, total: int) -> dict[str, float]:
         """One step along the gradients that were added up, which are then zero. Raises TrainingError for one that is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.how.max_grad_norm)
         size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # a sharded net's norm is in pieces
@@ -93,12 +94,12 @@ class Descent:
             other = sorted(set(state["weights"]) ^ set(self.weights))[0]
             raise ValueError(f"the saved weights are those of another net: {other} is in one of them only")
         for name, weight in self.weights.items():
-            weight.copy_(state["weights"][name])
+            weight.copy_(like(state["weights"][name], weight))
             moments = state["moments"].get(name)
             if moments is None:
                 self.optimizer.state.pop(weight, None)
             else:
-                self.optimizer.state[weight] = {key: torch.as_tensor(value).clone() for key, value in moments.items()}
+                self.optimizer.state[weight] = {key: like(torch.as_tensor(value).clone(), weight) for key, value in moments.items()}
 
 
 class Passes:

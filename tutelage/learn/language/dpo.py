@@ -26,6 +26,7 @@ from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, spawned
 from tutelage.learn.language.reference import text_logp
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import share
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,15 @@ class DPO:
     def update(self) -> dict[str, float]:
         """One step on the next batch of pairs."""
         rows = self.passes.take()
+        own = share(rows)
         found: list[dict[str, float]] = []
-        for part in pieces(rows, self.config.microbatch):
+        for part in pieces(own, self.config.microbatch):
             batch = self.measure([self.pairs[i] for i in part], self._reference(part), self.margins[list(part)])
             loss = self._objective(batch)
             (loss.sum() / len(rows)).backward()
             batch, loss = PairLogp(*(x.detach() for x in batch)), loss.detach()
-            share = len(part) / len(rows) * -(-len(rows) // (self.config.microbatch or len(rows)))
-            found.append({name: share * value for name, value in self._measures(batch, loss).items()})
+            weight = len(part) / len(own) * -(-len(own) // (self.config.microbatch or len(own)))
+            found.append({name: weight * value for name, value in self._measures(batch, loss).items()})
         metrics = mean_metrics(found) | self.descent.step(self.updates, self.total)
         self.updates += 1
         return metrics
@@ -216,6 +218,17 @@ class DPO:
             "logp/chosen": float(pairs.chosen.mean()),
             "logp/rejected": float(pairs.rejected.mean()),
         }
+
+    @torch.no_grad()
+    def evaluate(self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Float[Tensor, "n 2"] | None = None) -> dict[str, float]:
+        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: zeros, or a live one's."""
+        if reference is None:
+            reference = torch.zeros(len(pairs), 2) if self.live is None else self.reference_logp(pairs)
+        found: list[dict[str, float]] = []
+        for part in pieces(range(len(pairs)), self.config.microbatch or self.config.batch_size):
+            batch = self.measure([pairs[i] for i in part], reference[list(part)], torch.zeros(len(part), self.margins.shape[1]))
+            found += [self._measures(batch, self._objective(batch))] * len(part)
+        return mean_metrics(found)
 
     def nets(self) -> dict[str, Any]:
         """The policy."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import TrainingError, pieces
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import whole
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def text_logp(model: LanguageModel, texts: Sequence[Encoded], microbatch: int = 
 def digests(model: nn.Module, texts: Sequence[Encoded], **more: str | int | float) -> dict[str, str]:
     """What log-probabilities depend on, each as a SHA-256. more: by name, such as tokenizer (its JSON), template and max_length."""
     weights = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(whole(model.state_dict()).items()):
         weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     words = hashlib.sha256()

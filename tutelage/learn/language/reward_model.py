@@ -27,6 +27,7 @@ from tutelage.equations.rankings import ordered_pairs, pairwise_ranking_loss, pl
 from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, spawned
 from tutelage.nets.language import ScoreModel
+from tutelage.nets.ranks import ranks, share
 
 
 @dataclass(frozen=True)
@@ -155,11 +156,11 @@ class RewardModel:
 
     def _step(self, model: ScoreModel, batch: Sequence[Ranking], descent: Descent) -> dict[str, float]:
         scores, gaps, loss = [], [], 0.0
-        for part in pieces(batch, self.config.microbatch):
+        for part in pieces(share(batch), self.config.microbatch):
             score, rank, mask, margin = score_rankings(model, part)
             piece = reward_model_loss(score, rank, mask, margin, self.config).sum() / len(batch)
             piece.backward()
-            loss += float(piece.detach())
+            loss += ranks() * float(piece.detach())
             score = score.detach()
             scores.append(score[mask])
             gaps.append((score[:, :, None] - score[:, None, :])[ordered_pairs(rank, mask)])

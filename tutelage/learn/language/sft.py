@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from tutelage.experience.text import Encoded, PackedBatch, TextBatch, pack, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, spawned
 from tutelage.nets.language import LanguageModel, drawing_from
+from tutelage.nets.ranks import ranks, share
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ class SFT:
         """One step on the next batch."""
         texts = [self.texts[i] for i in self.passes.take()]
         tokens = sum(sum(text.response) for text in texts)
-        parts = self._parts(texts)
+        parts = self._parts(share(texts))
         loss = 0.0
         with drawing_from(self.noise):
             for part in parts:
                 piece = sft_loss(self._logp(part), part.response, tokens)
                 piece.backward()
-                loss += float(piece.detach())
+                loss += ranks() * float(piece.detach())
         metrics = self.descent.step(self.updates, self.total)
         self.updates += 1
         return {"loss": loss, "tokens": float(tokens)} | metrics

@@ -1,0 +1,391 @@
+"""A run of a language model: from a configuration to a directory with everything, and on from where it was interrupted.
+
+    config.json events.jsonl checkpoints/ tokenizer/ reference.safetensors model/ critic/ report.html
+
+`model/` is an ordinary folder of transformers, with a card and `training.json`, which says the same to a program.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tutelage.experience.text import Encoded
+from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
+from tutelage.experiment.config import STAGES, TextRunConfig, to_json
+from tutelage.experiment.fingerprint import fingerprint
+from tutelage.experiment.log import EVENTS, EventLog, read_events
+from tutelage.experiment.model_card import training_facts, write_card
+from tutelage.experiment.processor import prepare
+from tutelage.experiment.randomness import generator
+from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
+from tutelage.experiment.scale import one_run
+from tutelage.experiment.text_materials import (
+    encode_prompts,
+    encode_texts,
+    model_address,
+    open_materials,
+    open_model,
+    open_reward,
+    open_score_models,
+    pretraining_texts,
+)  # fmt: skip
+from tutelage.experiment.text_report import write_text_report
+from tutelage.experiment.train import RUNS
+from tutelage.learn.language.dpo import DPO, FREE
+from tutelage.learn.language.reference import digests, refuse_changes, text_logp
+from tutelage.learn.language.reward_model import Ranking, RewardModel
+from tutelage.nets.language import SCORE_FILE, ScoreModel
+from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
+
+REFERENCE = "reference.safetensors"
+STATE = {"learner", "inputs", "seconds"}
+LINE_SECONDS = 30.0
+
+
+class TextExperiment:
+    """`step` until `finished`; `save` and `restore` at any step between. A step is an update of the stage."""
+
+    def __init__(self, config: TextRunConfig, out: Path) -> None:
+        """Raises RunError when another process uses `out`, and one sentence for whatever cannot be had or learned from."""
+        prepare(config.threads)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(hold(out))
+            self.config, self.out = config, out
+            self.stage = STAGES[config.name]
+            self.materials = open_materials(config, out / "tokenizer")
+            self.told, self.more = list[str](), tuple[Tensor, ...]()
+            self.inputs = {"data": self.materials.digest} | digests(self.materials.model, (), tokenizer=_words(self.materials.tokenizer))
+            self.inputs.pop("texts")
+            self.learner = self._make_learner()
+            self.checkpoints = Checkpoints(out, config.checkpoints_kept)
+            self.seconds, self._ended = 0.0, False
+            if not (out / EVENTS).exists():
+                self._keep_tokenizer()
+                write_whole(out / "config.json", json.dumps(to_json(config), indent=1).encode(), out / f".config.json.{os.getpid()}")
+            self.log = EventLog(out / EVENTS)
+            self._opened = opened.pop_all()
+
+    def _keep_tokenizer(self) -> None:
+        """Whole or not at all: a run that is continued reads this one."""
+        partial, final = self.out / f".tokenizer.{os.getpid()}", self.out / "tokenizer"
+        shutil.rmtree(final, ignore_errors=True)
+        self.materials.tokenizer.save_pretrained(str(partial))
+        os.rename(partial, final)
+
+    def _make_learner(self) -> Any:
+        config, materials, draw = self.config, self.materials, generator(self.config.seed, "learner")
+        if ranks() > 1 and self.stage.learns_from == "prompts":
+            raise RunError(f"{config.name} writes texts, which one process does; torchrun is for sft, reward-model and dpo")
+        algorithm, needs = config.algorithm, self.stage.learns_from
+        if needs == "prompts":
+            return self._make_writer(draw)
+        if self.stage.learns_from != "rankings":
+            shard(materials.model)
+        own, held = encode_texts(materials.encoder, materials.rows), encode_texts(materials.encoder, materials.held_out)
+        self.told += [sentence for sentence in (own.told(),) if sentence]
+        if needs == "demonstrations":
+            self.held_out: list[Any] = [text for texts in held.texts for text in texts]
+            return self.stage.learner(algorithm, materials.model, [text for texts in own.texts for text in texts], draw)
+        if needs == "rankings":
+            own_rows, self.held_out = _as_rankings(own), _as_rankings(held)
+            models = [self._fresh_score_model(i) for i in range(algorithm.members)]
+            for model in models:
+                shard(model)
+            return self.stage.learner(algorithm, models, own_rows, draw)
+        reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
+        if needs == "labeled":
+            rows, self.held_out = ([(texts[0], row.desirable) for row, texts in zip(e.rows, e.texts, strict=True)] for e in (own, held))  # type: ignore[attr-defined]
+            return self.stage.learner(algorithm, materials.model, rows, draw, reference)
+        pairs, self.held_out = ([(texts[0], texts[1]) for texts in e.texts] for e in (own, held))
+        return self._make_dpo(pairs, self.held_out, draw, reference)
+
+    def _fresh_score_model(self, member: int) -> ScoreModel:
+        """On the language model's body; or a reward model that learns on."""
+        folder = Path(model_address(self.config.model))
+        if (folder / SCORE_FILE).is_file():
+            return ScoreModel.load(folder, device=self.config.device)
+        return ScoreModel.of(self.materials.model, generator(self.config.seed, f"head/{member}"))
+
+    def _make_dpo(
+        self, pairs: list[tuple[Encoded, Encoded]], held_out: list[tuple[Encoded, Encoded]], draw: torch.Generator, reference: Any
+    ) -> DPO:
+        """The reference's log-probabilities are read from the run where it has them, and refused where they belong to other inputs."""
+        config, model, tokenizer = self.config, self.materials.model, self.materials.tokenizer
+        if config.algorithm.live_reference or config.algorithm.loss in FREE:
+            return DPO(config.algorithm, model, pairs, draw, reference)
+        texts = [text for pair in [*pairs, *held_out] for text in pair]
+        about = {"template": self.materials.encoder.template, "max_length": self.materials.encoder.context, "too_long": config.too_long}
+        now = digests(reference or model, texts, tokenizer=_words(tokenizer), **about)
+        path = self.out / REFERENCE
+        if path.exists():
+            logp, saved = read_reference(path)
+            refuse_changes(saved, now, str(path))
+        else:
+            size = 2 * (config.algorithm.microbatch or config.algorithm.batch_size)
+            logp = text_logp(reference or model, texts, size).view(-1, 2)  # fresh adapters change nothing yet
+            write_whole(path, save({"logp": logp}, now), self.out / f".{REFERENCE}.{os.getpid()}")
+        self.more = (logp[len(pairs) :],)
+        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)])
+
+    def _make_writer(self, draw: torch.Generator) -> Any:
+        """A stage that writes: it needs a reward, and PPO a critic."""
+        config, materials = self.config, self.materials
+        sampling = getattr(config.algorithm, "sampling", None) or config.algorithm.ppo.sampling
+        prompts, dropped = encode_prompts(materials.encoder, materials.rows, sampling.max_new_tokens)
+        self.held_out = encode_prompts(materials.encoder, materials.held_out, sampling.max_new_tokens)[0]
+        if dropped:
+            self.told.append(f"{len(dropped)} of {len(materials.rows)} prompts leave no room for an answer and were dropped")
+        reward, models = open_reward(config, materials.tokenizer)
+        reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
+        eos, rest = materials.tokenizer.eos_token_id, {}
+        more: list[Any] = []
+        if config.name == "rounds":
+            more = [[self._fresh_score_model(i) for i in range(config.algorithm.reward_model.members)]]
+        if config.name == "ppo-lm":
+            own = open_score_models(config.critic, materials.tokenizer, config.dtype, config.device) if config.critic else models
+            more = [own[0].copy().requires_grad_(True) if own else ScoreModel.of(materials.model, None)]
+            rest = {"pretraining": pretraining_texts(config, materials.encoder)}
+        return self.stage.learner(config.algorithm, materials.model, *more, reward, prompts, eos, draw, reference, **rest)
+
+    @property
+    def steps(self) -> int:
+        """Updates taken."""
+        return self.learner.updates
+
+    @property
+    def finished(self) -> bool:
+        """Whether every update has been taken."""
+        return self.learner.updates >= self.learner.total
+
+    def begin(self) -> None:
+        """The first events, a measurement of the untrained model, and a checkpoint. Raises RunError when the disk is full."""
+        with self._room():
+            self.log.append(
+                "start",
+                0,
+                config=to_json(self.config) | {"method": self.config.name},
+                fingerprint=fingerprint(self.config.device, self.config.threads),
+                inputs=self.inputs,
+                rows={"learned from": len(self.materials.rows), "held out": len(self.materials.held_out)},
+                planned=self.learner.total,
+                seeds=[self.config.seed],
+            )
+            for sentence in self.told:
+                self.log.append("warning", 0, message=sentence)
+            self.evaluate()
+            self.save()
+
+    def step(self) -> None:
+        """One update of the stage, and whatever else is due. Raises RunError when the disk is full."""
+        with self._room():
+            began, config = time.perf_counter(), self.config
+            metrics = averaged(self.learner.update())
+            self.seconds += time.perf_counter() - began
+            if self.steps % config.log_every == 0 or self.finished:
+                self.log.append("update", self.steps, seed=config.seed, **metrics)
+            if self.finished and isinstance(self.learner, RewardModel):
+                self._shift(self.learner)
+            if self.steps % config.evaluate_every == 0 or self.finished:
+                self.evaluate()
+            if self.steps % config.checkpoint_every == 0 or self.finished:
+                self.save()
+
+    def _shift(self, learner: RewardModel) -> None:
+        """The best answers get the mean score 0: they stand for the demonstrations, which a run of rankings does not have."""
+        best = [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
+        self.log.append("shift", self.steps, seed=self.config.seed, shift=learner.shift_to(best))
+
+    def evaluate(self) -> dict[str, float]:
+        """Measured on what is held out; logged, and returned. Policies also answer a few prompts, for people to read."""
+        measured = self.evaluate_only()
+        if measured:
+            self.log.append("evaluation", self.steps, seed=self.config.seed, seconds=self.seconds, **measured)
+        return measured
+
+    def evaluate_only(self) -> dict[str, float]:
+        """As `evaluate`, without the log; nothing for stages that write: what they write is measured at every update."""
+        known = self.held_out and hasattr(self.learner, "evaluate")
+        return self.learner.evaluate(self.held_out, *self.more) if known else {}
+
+    def save(self) -> Path:
+        """A checkpoint of everything; the log that it speaks of is on the disk before it counts."""
+        self.log.sync()
+        state = whole({"learner": self.learner.state(), "inputs": self.inputs, "seconds": self.seconds})
+        return self.checkpoints.save(self.steps, state, None) if rank() == 0 else self.out
+
+    def restore(self) -> list[str]:
+        """Continue from the newest valid checkpoint; returns what was restored, in sentences.
+
+        Raises CheckpointError when none is valid or fits, TrainingError where data or models are not those that the run began with.
+        """
+        before = read_events(self.out / EVENTS)
+        if not self.checkpoints.all() and all(event["step"] == 0 for event in before):
+            self.log.close()
+            (self.out / EVENTS).unlink()
+            self.log = EventLog(self.out / EVENTS)
+            self.begin()
+            sentences = ["the run was interrupted before its first checkpoint, at update 0, and has begun again"]
+            self.log.append("resumed", 0, restored=sentences)
+            return sentences
+        step, passed_over = self.restore_only()
+        self._ended = any(event["event"] == "end" and event["step"] <= step for event in before)
+        sentences = [*passed_over, f"restored weights, moments, generators and the order of rows at update {step:,}"]
+        if not self._ended:
+            self.log.append("resumed", step, restored=sentences)
+        return sentences
+
+    def restore_only(self) -> tuple[int, list[str]]:
+        """Take over the newest valid checkpoint, and write nothing; returns its step and why newer ones were not used."""
+        step, state, passed_over = self.checkpoints.load_state()
+        with misfit(step):
+            if set(state) != STATE:
+                raise CheckpointError(f"the checkpoint at step {step} is no language model's")
+            if dict(state["inputs"]) != self.inputs:
+                self._refuse(state["inputs"])
+            self.learner.load(state["learner"])
+            self.seconds = float(state["seconds"])
+        return step, passed_over
+
+    def _refuse(self, saved: Mapping[str, str]) -> None:
+        changed = sorted(name for name in saved.keys() | self.inputs.keys() if saved.get(name) != self.inputs.get(name))
+        where = {"data": self.config.data, "model": self.config.model, "tokenizer": "tokenizer/"}
+        what = " and ".join(f"the {name} ({where.get(name, name)})" for name in changed)
+        raise CheckpointError(
+            f"{what} changed since the run in {self.out} began; with other inputs it is another run and needs another --out"
+        )
+
+    def finish(self) -> None:
+        """Nets as folders with their cards, and the last event; once, however often the run is resumed."""
+        with self._room():
+            if not self._ended:
+                facts = training_facts(self.config, self.out, self.materials, self.seconds)
+                for name, net in self.learner.nets().items():
+                    self._save_net(name, net, facts)
+                self.log.append("end", self.steps, seconds=self.seconds)
+                self._ended = True
+            self.log.sync()
+
+    def _save_net(self, name: str, net: Any, facts: dict[str, Any]) -> None:
+        partial, final = self.out / f".{name}.partial", self.out / name
+        shutil.rmtree(partial, ignore_errors=True)
+        net.save(partial, self.materials.tokenizer)
+        write_card(partial, facts | {"net": name})
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(partial, final)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        with contextlib.suppress(OSError):
+            self.log.close()
+        self._opened.close()
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise RunError(
+                f"{self.out} could not be written to at update {self.steps:,} ({error.strerror}); "
+                "once there is room, `resume` continues from the newest checkpoint"
+            ) from error
+
+    def __enter__(self) -> "TextExperiment":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def train_text(config: TextRunConfig, out: Path | str | None = None, console: Console | None = None) -> Path:
+    """Train a language model in the directory `out` (None: a fresh one under runs/); returns it.
+
+    Raises RunError when `out` already holds a run or is in use, and one sentence for whatever cannot be had or learned from.
+    """
+    out = fresh_text_directory(config) if out is None else Path(out)
+    if (out / EVENTS).exists():
+        raise RunError(f"{out} already holds a run; `tutelage resume {out}` continues it, another --out starts anew")
+    with one_run(out) as own, TextExperiment(config, own) as experiment:
+        experiment.begin()
+        _to_the_end(experiment, console or Console(quiet=rank() > 0))
+    return out
+
+
+def resume_text(out: Path | str, console: Console | None = None) -> Path:
+    """Continue the run in `out` from its newest valid checkpoint, and say what was restored; returns `out`."""
+    out = Path(out)
+    with one_run(out) as own, TextExperiment(read_text_config(out), own) as experiment:
+        console = console or Console(quiet=rank() > 0)
+        for sentence in experiment.restore():
+            console.print(sentence, highlight=False, soft_wrap=True)
+        if experiment.finished:
+            console.print(f"all {experiment.steps:,} updates had been taken; nothing is left to learn", highlight=False)
+        _to_the_end(experiment, console)
+    return out
+
+
+def _to_the_end(experiment: TextExperiment, console: Console) -> Path:
+    shown = time.monotonic()
+    while not experiment.finished:
+        experiment.step()
+        if time.monotonic() - shown > LINE_SECONDS:
+            shown = time.monotonic()
+            console.print(f"{experiment.config.name}: {experiment.steps:,} of {experiment.learner.total:,} updates", highlight=False)
+    experiment.finish()
+    report = write_text_report(experiment.out)
+    console.print(f"{experiment.config.name}: {experiment.steps:,} updates: {report}", highlight=False, soft_wrap=True)
+    return experiment.out
+
+
+def read_text_config(out: Path) -> TextRunConfig:
+    """The configuration of a language model's run. Raises RunError when the directory holds none."""
+    config = read_any_config(out)
+    if not isinstance(config, TextRunConfig):
+        raise RunError(f"{out} holds a run of {config.name}, which plays or plans; a language model's was expected")
+    return config
+
+
+def fresh_text_directory(config: TextRunConfig) -> Path:
+    """One under runs/ that is not there yet, named after the stage and the data."""
+    name = f"{config.name}-{Path(config.data.replace(':', '-')).stem}-{config.seed}"
+    for number in range(1, 10_000):
+        path = RUNS / (name if number == 1 else f"{name}-{number}")
+        if not path.exists():
+            return path
+    raise RunError(f"{RUNS} already holds 9,999 runs called {name}; choose a directory")
+
+
+def read_reference(path: Path) -> tuple[Tensor, dict[str, str]]:
+    """A reference's log-probabilities and the digests of what they depend on. Raises CheckpointError for a damaged file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("logp"), dict(file.metadata() or {})
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {' '.join(str(error).split())[:200]}; without it the numbers are computed anew"
+        ) from None
+
+
+def _words(tokenizer: Any) -> str:
+    return (
+        tokenizer.backend_tokenizer.to_str()
+        if hasattr(tokenizer, "backend_tokenizer")
+        else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    )
+
+
+def _as_rankings(encoded: Any) -> list[Ranking]:
+    rows = zip(encoded.rows, encoded.texts, strict=True)
+    return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows]
