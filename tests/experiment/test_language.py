@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tutelage
 from tutelage import cli
+from tutelage.experience.text_rows import Pair
 from tutelage.experiment.checkpoint import CheckpointError
 from tutelage.experiment.config import STAGES, ConfigError, TextRunConfig, from_json, to_json
 from tutelage.experiment.language import TextExperiment, read_text_config
 from tutelage.experiment.log import read_events
 from tutelage.experiment.model_card import agreement
 from tutelage.experiment.run import RunError, read_config
-from tutelage.experience.text_rows import Pair
 from tutelage.learn.language import best_of_n, dpo, groups, kto, online_dpo, ppo_lm, reward_model, rounds, sft
 from tutelage.learn.language.descent import TrainingError
 from tutelage.learn.language.writing import Sampling

@@ -17,6 +17,7 @@ from tutelage.learn.language.soups import front, soup
 from tutelage.learn.language.writing import Sampling
 from tutelage.nets.language import ScoreModel, make_model
 
+STEADY = Optimization(schedule="constant")
 SETTINGS = dict(n=4, iterations=9, prompts=6, batch_size=4, learning_rate=1e-2, sampling=Sampling(max_new_tokens=6))
 
 
@@ -35,7 +36,7 @@ def test_best_of_n_in_pieces_resumed_and_learning(model, tokenizer):
     make = lambda: BestOfN(Config(**SETTINGS), make_model(ADDRESS, generator(), tokenizer), CountsGood(), PROMPTS, EOS, generator(3))
     same_bits_after_resuming(make)
     taught = BestOfN(
-        Config(n=4, iterations=15, prompts=16, batch_size=16, learning_rate=2e-2, optimizer=Optimization(schedule="constant"), sampling=Sampling(max_new_tokens=6)),
+        Config(**SETTINGS | {"iterations": 15, "prompts": 16, "batch_size": 16, "learning_rate": 2e-2, "optimizer": STEADY}),
         model, CountsGood(), PROMPTS, EOS, generator(3),
     )  # fmt: skip
     metrics = [taught.update() for _ in range(15)]
