@@ -14,6 +14,7 @@ VERBS: dict[str, str] = {
     "rate": "open the page on which people teach: rate RUN; for a lab: rate --store URL --accounts --host H",
     "labels": "move answers in and out of a store: labels import|export ...",
     "track": "copy a run's numbers to another tracker: track DIR --to tensorboard|trackio",
+    "preflight": "look at text data before a model learns from it: preflight DATA --model M",
     "list": "what there is: games, algorithms, recipes",
     "show": "print an algorithm as one file that runs by itself: show NAME",
     "doctor": "check this machine, each finding with its fix",

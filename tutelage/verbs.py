@@ -18,6 +18,7 @@ from rich.console import Console
 from tutelage.evaluate.clips import ClipError
 from tutelage.evaluate.comparison import ComparisonError
 from tutelage.experience.segments import SegmentError
+from tutelage.experience.text import TextError
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
 from tutelage.experiment.config import ALGORITHMS, PLANNERS, STAGES, ConfigError, PlanConfig, RunConfig, TextRunConfig, nearest
 from tutelage.experiment.log import LogError
@@ -28,7 +29,7 @@ from tutelage.rewards.source import RewardError
 
 MISTAKES = (
     GameError, ConfigError, RunError, CheckpointError, LogError, FeedbackError, SegmentError, ClipError, ComparisonError, RewardError,
-    OSError,
+    TextError, OSError,
 )  # fmt: skip
 """What ends a verb in one sentence instead of a trace: bad input, and a disk or network that fails."""
 
@@ -368,10 +369,18 @@ class Report:
     """Other runs of the same game to show next to it."""
 
 
+def _holds_language_model(run: Path) -> bool:
+    """A report needs a log and no configuration."""
+    try:
+        return isinstance(read_any_config(run), TextRunConfig)
+    except RunError:
+        return False
+
+
 def report(arguments: list[str]) -> int:
     """report DIR --beside DIR"""
     given = _options(Report, "tutelage report", arguments)
-    if isinstance(read_any_config(given.run), TextRunConfig):
+    if _holds_language_model(given.run):
         from tutelage.experiment.text_report import write_text_report
 
         print(write_text_report(given.run))
@@ -514,6 +523,42 @@ def track(arguments: list[str]) -> int:
     )
     print("\n".join(map(str, written)))
     return 0
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Look at text data with the tokenizer and the model that are to learn from it, and say what would go wrong."""
+
+    data: tyro.conf.Positional[Path]
+    """JSON, JSON lines, Parquet, plain text, or a folder saved by `datasets`."""
+    model: str
+    """A folder, a hub name, or a kind with its sizes such as gpt2?layers=6&width=384."""
+    tokenizer: str | None = None
+    """A folder or a hub name. None: the model's own."""
+    context: int | None = None
+    """Tokens that a text may have. None: as many as the model can read."""
+    too_long: Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"] = "drop"
+    """What training will do with rows that the context does not hold."""
+    split: str | None = None
+    """Of a folder saved by `datasets`. None: the only one, or train."""
+    sample: int = 2_000
+    """Rows that are put into tokens."""
+    json: bool = False
+    """Print JSON."""
+
+
+def preflight(arguments: list[str]) -> int:
+    """preflight DATA --model M. Exit code 1 when something stands against learning from this."""
+    given = _options(Preflight, "tutelage preflight", arguments)
+    from tutelage.experience.preflight import preflight as look
+    from tutelage.experience.text_data import read_text
+    from tutelage.experience.text_models import model_facts, read_tokenizer
+
+    data = read_text(given.data, given.split)
+    tokenizer = read_tokenizer(given.model, given.tokenizer)
+    found = look(data, tokenizer, model_facts(given.model, tokenizer, given.context), given.sample, given.too_long)
+    print(found.to_json() if given.json else found.told())
+    return 1 if found.refused else 0
 
 
 def list_(arguments: list[str]) -> int:

@@ -76,11 +76,13 @@ class TextBatch:
 
     def rows(self) -> list[Encoded]:
         """The texts without their padding."""
-        kept = [
-            (tokens[real].tolist(), marks[real].tolist())
-            for tokens, real, marks in zip(self.tokens, self.attention, self.response, strict=True)
-        ]
-        return [Encoded(tuple(tokens), tuple(marks)) for tokens, marks in kept]
+        texts: list[Encoded] = []
+        for row in range(len(self)):
+            real = self.attention[row]
+            tokens: list[int] = self.tokens[row][real].cpu().numpy().tolist()
+            marks: list[bool] = self.response[row][real].cpu().numpy().tolist()
+            texts.append(Encoded(tuple(tokens), tuple(marks)))
+        return texts
 
 
 def pad_right(texts: Sequence[Encoded], pad: int, width: int | None = None) -> TextBatch:
@@ -112,7 +114,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> TextBatch:
 
 def shuffled_batches(count: int, batch_size: int, generator: Generator) -> Iterator[Int[Tensor, "N"]]:
     """One epoch: every index once, in random order; the last batch may be smaller."""
-    yield from torch.randperm(count, generator=generator).split(batch_size)
+    yield from torch.split(torch.randperm(count, generator=generator), batch_size)
 
 
 def bucketed_batches(lengths: Sequence[int], batch_size: int, generator: Generator, buckets: int = 16) -> Iterator[Int[Tensor, "N"]]:
@@ -121,11 +123,12 @@ def bucketed_batches(lengths: Sequence[int], batch_size: int, generator: Generat
     Windows of `buckets` random batches are sorted by length and cut, and the batches are given in random order. Which texts meet
     still changes from epoch to epoch.
     """
+    length = torch.tensor(lengths, dtype=torch.int64)
     batches: list[Tensor] = []
-    for window in torch.randperm(len(lengths), generator=generator).split(batch_size * buckets):
-        within = torch.tensor([lengths[i] for i in window.tolist()])
-        batches.extend(window[within.argsort(stable=True)].split(batch_size))
-    yield from (batches[i] for i in torch.randperm(len(batches), generator=generator).tolist())
+    for window in torch.split(torch.randperm(len(lengths), generator=generator), batch_size * buckets):
+        batches += torch.split(window[length[window].argsort(stable=True)], batch_size)
+    order: list[int] = torch.randperm(len(batches), generator=generator).numpy().tolist()
+    yield from (batches[i] for i in order)
 
 
 def within_budget(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:

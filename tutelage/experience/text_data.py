@@ -5,6 +5,7 @@ the wild: ShareGPT's turns, messages with a label, transcripts after "Human:" an
 """
 
 import gzip
+import importlib
 import json
 import math
 import os
@@ -87,12 +88,12 @@ def read_text(path: str | Path, split: str | None = None) -> TextData:
     return _gathered(path.name, _array(path.name, content) if head[:1] == b"[" else _lines(content))
 
 
-def rows_of(records: Iterable[Record], name: str = "records") -> TextData:
-    """As `read_text`, for rows that are in memory already, such as a `datasets.Dataset`."""
+def rows_of(records: Iterable[Any], name: str = "records") -> TextData:
+    """As `read_text`, for rows that are in memory already: mappings, such as those of a `datasets.Dataset`."""
     return _gathered(name, enumerate(records, start=1))
 
 
-def _gathered(name: str, numbered: Iterable[tuple[int, Record | TextError]]) -> TextData:
+def _gathered(name: str, numbered: Iterable[tuple[int, Any]]) -> TextData:
     rows: list[TextRow] = []
     refused: list[str] = []
     for number, record in numbered:
@@ -154,12 +155,10 @@ def _paragraphs(name: str, content: bytes) -> Iterator[tuple[int, Record]]:
 
 
 def _parquet(name: str, content: bytes) -> Iterator[tuple[int, Record]]:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
+    arrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
     try:
-        records: list[Record] = pq.read_table(pa.BufferReader(content)).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        records: list[Record] = parquet.read_table(arrow.BufferReader(content)).to_pylist()
+    except Exception as error:  # Arrow's own errors, and whatever a damaged value is turned into
         raise TextError(f"{name} begins as Parquet does and cannot be read ({_first_line(error)})") from error
     yield from enumerate(records, start=1)
 
@@ -168,10 +167,10 @@ def _saved_dataset(folder: Path, split: str | None) -> Iterator[tuple[int, Recor
     """What `save_to_disk` of datasets has written."""
     if not ({"dataset_info.json", "dataset_dict.json"} & set(os.listdir(folder))):
         raise TextError(f"{folder} is no folder that `datasets` has saved: it has neither dataset_info.json nor dataset_dict.json")
-    import datasets  # type: ignore[import-untyped]
-
     try:
-        loaded: Any = datasets.load_from_disk(str(folder), keep_in_memory=True)
+        loaded: Any = _library("datasets").load_from_disk(str(folder), keep_in_memory=True)
+    except TextError:
+        raise
     except Exception as error:  # it raises whatever the damaged part happens to raise
         raise TextError(f"{folder} cannot be read as a folder of `datasets` ({_first_line(error)})") from error
     if isinstance(loaded, dict):
@@ -185,6 +184,13 @@ def _saved_dataset(folder: Path, split: str | None) -> Iterator[tuple[int, Recor
     yield from enumerate(loaded, start=1)
 
 
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise TextError(f"{name} is not installed, and this format needs it; run: pip install 'tutelage[language]'") from error
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
@@ -192,18 +198,17 @@ def _first_line(error: Exception) -> str:
 # --- rows ------------------------------------------------------------------------------------------------------------------
 
 
-def parse_row(record: object, where: str = "", number: int = 0) -> TextRow:
+def parse_row(record: Any, where: str = "", number: int = 0) -> TextRow:
     """One row as what its columns say that it is. Raises TextError, which does not name the row: the reader does."""
     if not isinstance(record, Mapping):
         raise TextError(f"a JSON object was expected, not {_shown(record)}")
     given = cast(Mapping[Any, Any], record)
     row = {str(name): value for name, value in given.items() if value is not None}  # Parquet fills absent columns with null
-    for needed, parse in _KINDS:
-        if all(name in row for name in needed):
-            break
-    else:
+    found = next(((needed, parse) for needed, parse in _KINDS if all(name in row for name in needed)), None)
+    if found is None:
         kinds = "; ".join(" and ".join(needed) for needed, _ in _KINDS)
         raise TextError(f"the columns are {', '.join(row) or 'none'}, which is no kind of row; known are {kinds}")
+    needed, parse = found
     rest = {name: value for name, value in row.items() if name not in (*needed, *_OPTIONAL)}
     for name in rest:
         meant = [known for known in get_close_matches(name, _COLUMNS, n=1, cutoff=0.85) if known not in row]
@@ -269,7 +274,11 @@ def _explicit_pair(row: Record, place: dict[str, Any]) -> TextRow:
 def _implicit_pair(row: Record, place: dict[str, Any]) -> TextRow:
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
-        cut = len(common_prompt(_text("chosen", chosen), _text("rejected", rejected)))
+        prompt = common_prompt(_text("chosen", chosen), _text("rejected", rejected))
+        if not prompt.endswith(ASSISTANT) and (ASSISTANT in chosen or ASSISTANT in rejected):
+            first = [repr(text.partition(ASSISTANT)[0].strip()[:40]) for text in (chosen, rejected)]
+            raise TextError(f"the prompts differ within the pair: it begins {first[0]} for chosen and {first[1]} for rejected")
+        cut = len(prompt)
         return Pair(prompt=chosen[:cut], chosen=chosen[cut:], rejected=rejected[cut:], margin=_margin(row), **place)
     both = [_messages(name, value) for name, value in (("chosen", chosen), ("rejected", rejected))]
     (prompt, better), (other, worse) = (_last_answer(turns, name) for turns, name in zip(both, ("chosen", "rejected"), strict=True))
@@ -291,18 +300,21 @@ def _completion(row: Record, place: dict[str, Any]) -> TextRow:
 
 
 def _prompt(row: Record, place: dict[str, Any]) -> TextRow:
+    for name, other in (("chosen", "rejected"), ("rejected", "chosen"), ("completions", "ranks")):
+        if name in row:
+            raise TextError(f"there is a column {name} and none of the name {other}")
     return Prompt(prompt=_words("prompt", row["prompt"]), **place)
 
 
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[Record, dict[str, Any]], TextRow]], ...] = (
     (("conversations", "chosen", "rejected"), _sharegpt_pair),
+    (("prompt", "chosen", "rejected"), _explicit_pair),
+    (("chosen", "rejected"), _implicit_pair),
+    (("prompt", "completions", "ranks"), _ranked),
+    (("prompt", "completions", "labels"), _stepwise),
     (("conversations",), _sharegpt),
     (("messages", "label"), _labeled_messages),
     (("messages",), _dialogue),
-    (("prompt", "completions", "ranks"), _ranked),
-    (("prompt", "completions", "labels"), _stepwise),
-    (("prompt", "chosen", "rejected"), _explicit_pair),
-    (("chosen", "rejected"), _implicit_pair),
     (("prompt", "completion", "label"), _labeled_completion),
     (("prompt", "completion"), _completion),
     (("prompt",), _prompt),
@@ -320,7 +332,8 @@ def common_prompt(chosen: str, rejected: str) -> str:
     That is behind the last "Assistant:" of a transcript, else before the last space or line break. Two answers that begin alike, and
     one that the other goes on from, keep their beginnings.
     """
-    common = os.path.commonprefix([chosen, rejected])
+    same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected)))
+    common = chosen[:same]
     at = common.rfind(ASSISTANT)
     if at >= 0:
         return common[: at + len(ASSISTANT)]
@@ -330,7 +343,7 @@ def common_prompt(chosen: str, rejected: str) -> str:
 # --- values ----------------------------------------------------------------------------------------------------------------
 
 
-def _text(name: str, value: object) -> str:
+def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TextError(f"{name} is {_shown(value)}; text was expected")
     if any("\ud800" <= c <= "\udfff" for c in value):
@@ -353,17 +366,17 @@ def _margin(row: Record) -> float | None:
     return float(value)
 
 
-def _words(name: str, value: object) -> Words:
+def _words(name: str, value: Any) -> Words:
     return _text(name, value) if isinstance(value, str) else _messages(name, value)
 
 
-def _messages(name: str, value: object) -> tuple[Message, ...]:
+def _messages(name: str, value: Any) -> tuple[Message, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise TextError(f"{name} is {_shown(value)}; a list of messages was expected")
     return tuple(_message(f"message {i} of {name}", turn) for i, turn in enumerate(cast(Sequence[object], value), start=1))
 
 
-def _message(name: str, value: object) -> Message:
+def _message(name: str, value: Any) -> Message:
     if isinstance(value, Mapping):
         turn = cast(Mapping[str, object], value)
         for role, content in (("role", "content"), ("from", "value")):
@@ -375,7 +388,7 @@ def _message(name: str, value: object) -> Message:
     raise TextError(f"{name} is {_shown(value)}; an object with role and content (or from and value) was expected")
 
 
-def _one_turn(name: str, value: object) -> str:
+def _one_turn(name: str, value: Any) -> str:
     """An answer that is text, one message or a list of one."""
     if isinstance(value, str):
         return _text(name, value)
@@ -385,7 +398,7 @@ def _one_turn(name: str, value: object) -> str:
     return turns[0].content
 
 
-def _answer(name: str, prompt: Words, value: object) -> str:
+def _answer(name: str, prompt: Words, value: Any) -> str:
     """An answer to a prompt that has a column of its own; the prompt's turns, where the answer repeats them, are taken off."""
     if isinstance(prompt, str) or isinstance(value, str | Mapping):
         return _one_turn(name, value)
@@ -407,8 +420,8 @@ def _before_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
     return turns
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, list) and len(cast(list[object], value)) > 20:
-        return f"a list of {len(cast(list[object], value))}"
-    text = ascii(value)
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and len(items := cast(list[Any], value)) > 20:
+        return f"a list of {len(items)}"
+    text = ascii(cast(object, value))
     return text if len(text) <= 80 else text[:77] + "..."

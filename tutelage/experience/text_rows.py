@@ -34,7 +34,7 @@ class TextRow(ABC):
     """The file it comes from."""
     number: int = 0
     """Its row there, counted from 1."""
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Whatever else the row holds; reward functions get it by name."""
 
     @property

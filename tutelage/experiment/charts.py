@@ -69,7 +69,7 @@ class Curves:
 
 def learning_curves(data: Curves, figure: Figure, narrow: bool) -> None:
     """Returns over steps: one line per seed, the mean of each method, and levels across."""
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     for role, value in data.levels:
         axes.axhline(value, color=STANDS_FOR[role], linewidth=1.4, linestyle=(0, (5, 4)), zorder=2)
     for method in reversed(data.methods):  # this run on top
@@ -87,40 +87,40 @@ def learning_curves(data: Curves, figure: Figure, narrow: bool) -> None:
             data.asked_at, [0.022] * len(data.asked_at), "^", color=STANDS_FOR["ink"], markersize=6, clip_on=False, zorder=6,
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
-    _captions(axes, "return per episode", "environment steps")
+    captions(axes, "return per episode", "environment steps")
 
 
 def strip(rows: Sequence[Dots], figure: Figure, narrow: bool) -> None:
     """One row per method, one dot per seed, a bar at their mean; the mean is also written out."""
-    axes = _axes(figure, vertical=True)
+    axes = plain_axes(figure, vertical=True)
     for i, row in enumerate(rows):
         color, mean = STANDS_FOR[row.role], float(np.mean(row.scores))
         axes.plot([mean, mean], [i - 0.3, i + 0.3], color=color, linewidth=2.4, solid_capstyle="butt", zorder=3)
         spread = [i + 0.16 * (k % 3 - 1) for k in range(len(row.scores))] if len(row.scores) > 1 else [i]  # so that equal ones show
         axes.plot(row.scores, spread, "o", color=color, alpha=0.6, markersize=8, markeredgewidth=0, zorder=4)
     axes.set_yticks(
-        range(len(rows)), [f"{_short(row.name, 12 if narrow else 24)}\u2002{number(float(np.mean(row.scores)))}" for row in rows]
+        range(len(rows)), [f"{shortened(row.name, 12 if narrow else 24)}\u2002{number(float(np.mean(row.scores)))}" for row in rows]
     )
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_color(STANDS_FOR[row.role])
         label.set_fontweight("bold")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.05)
-    _captions(axes, "", "return per episode, higher is better")
+    captions(axes, "", "return per episode, higher is better")
 
 
 def answers(labels: Mapping[int, Points], quality: Sequence[Lines], end: int, figure: Figure, narrow: bool) -> None:
     """Above: answers received so far. Below: how well the reward model agrees with them, and with the true reward."""
     shared = bool(quality)
-    above = _axes(figure, (2, 1, 1) if shared else (1, 1, 1))
+    above = plain_axes(figure, (2, 1, 1) if shared else (1, 1, 1))
     for x, y in labels.values():
         above.step([0, *x, end], [0, *y, y[-1]], where="post", color=STANDS_FOR["ink"], linewidth=1.8, zorder=3)
         above.plot(x, y, "^", color=STANDS_FOR["ink"], markersize=6, zorder=4)
     above.set_xlim(0, end)
     above.set_ylim(0, None)
-    _captions(above, "answers so far, per seed", "" if shared else "environment steps")
+    captions(above, "answers so far, per seed", "" if shared else "environment steps")
     if shared:
-        below = _axes(figure, (2, 1, 2))
+        below = plain_axes(figure, (2, 1, 2))
         for kind, dashes in zip(quality, ("-", (0, (4, 2))), strict=False):  # told apart where they run over one another
             lines = list(kind.by_seed.values())
             for x, y in lines:
@@ -131,23 +131,23 @@ def answers(labels: Mapping[int, Points], quality: Sequence[Lines], end: int, fi
         lowest = min(y.min() for kind in quality for _, y in kind.by_seed.values())
         below.set_ylim(0.5 if lowest >= 0.5 else min(0.0, lowest), 1.02)  # a coin is right half of the time
         above.tick_params(axis="x", labelbottom=False)
-        _captions(below, "agreement, 1 is perfect", "environment steps")
+        captions(below, "agreement, 1 is perfect", "environment steps")
 
 
 def scatter(by_seed: Mapping[int, Points], figure: Figure, narrow: bool) -> None:
     """True against learned return of segments. Learned returns have no unit, so each seed's are shown in its standard deviations."""
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     for true, learned in by_seed.values():
         spread = learned.std() or 1.0
         axes.plot(true, (learned - learned.mean()) / spread, "o", color=STANDS_FOR["learned"], alpha=0.35, markersize=4, markeredgewidth=0)
     axes.xaxis.grid(True)
-    _captions(axes, "learned return of a segment", "its true return")
+    captions(axes, "learned return of a segment", "its true return")
 
 
 def calibration(pooled: tuple[Points, Float[np.ndarray, "_"]], figure: Figure, narrow: bool) -> None:
     """How often the first clip won, where the model gave it a probability; a dot's area is the number of comparisons."""
     (predicted, observed), count = pooled
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     axes.plot([0, 1], [0, 1], color=STANDS_FOR["muted"], linewidth=1.2, linestyle=(0, (5, 4)))
     axes.plot(predicted, observed, color=STANDS_FOR["learned"], linewidth=1.2, alpha=0.5)
     for x, y, n in zip(predicted, observed, count, strict=True):
@@ -159,7 +159,7 @@ def calibration(pooled: tuple[Points, Float[np.ndarray, "_"]], figure: Figure, n
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
     axes.xaxis.grid(True)
-    _captions(axes, "how often it did win", "predicted probability that the first clip wins")
+    captions(axes, "how often it did win", "predicted probability that the first clip wins")
 
 
 def metrics(series: Mapping[str, Mapping[int, Points]], figure: Figure, narrow: bool) -> None:
@@ -167,13 +167,13 @@ def metrics(series: Mapping[str, Mapping[int, Points]], figure: Figure, narrow: 
     columns = 2 if narrow else 3
     rows = -(-len(series) // columns)
     for i, (name, lines) in enumerate(series.items(), start=1):
-        axes = _axes(figure, (rows, columns, i))
+        axes = plain_axes(figure, (rows, columns, i))
         for x, y in lines.values():
             axes.plot(x, y, color=STANDS_FOR["learned"], linewidth=1.0, alpha=0.7)
         axes.locator_params(nbins=4)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x else "0")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:.3g}".replace("-", "−"))
-        _captions(axes, _short(name, 24), "")
+        captions(axes, shortened(name, 24), "")
 
 
 def inline(draw: Callable[[Figure, bool], None], name: str, description: str, height: int, narrow_height: int | None = None,
@@ -202,7 +202,8 @@ def number(x: float) -> str:
     return text.removeprefix("-") if not float(text.replace(",", "")) else text.replace("-", "−")
 
 
-def _axes(figure: Figure, place: tuple[int, int, int] = (1, 1, 1), vertical: bool = False) -> Axes:
+def plain_axes(figure: Figure, place: tuple[int, int, int] = (1, 1, 1), vertical: bool = False) -> Axes:
+    """Axes without a frame, with rules across (vertical: upright ones) and numbers that a reader can use."""
     axes = figure.add_subplot(*place)
     axes.grid(False)
     (axes.xaxis if vertical else axes.yaxis).grid(True)
@@ -216,7 +217,7 @@ def _axes(figure: Figure, place: tuple[int, int, int] = (1, 1, 1), vertical: boo
     return axes
 
 
-def _captions(axes: Axes, above: str, below: str) -> None:
+def captions(axes: Axes, above: str, below: str) -> None:
     """What the axes mean: the vertical one's name stands upright over it, where it can be read."""
     if above:
         axes.set_title(above, loc="left", fontsize=12, color=STANDS_FOR["muted"], x=0.0, pad=8)
@@ -224,7 +225,8 @@ def _captions(axes: Axes, above: str, below: str) -> None:
         axes.set_xlabel(below, loc="right", fontsize=12, color=STANDS_FOR["muted"])
 
 
-def _short(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
+    """A text of at most so many letters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -131,6 +131,17 @@ def make_model(
         return LanguageModel(module.to(device), lora, activations, checkpointing)
 
 
+def read_model_config(address: str | Path, tokenizer: Any = None) -> Any:
+    """The config of transformers at an address, as `make_model` takes it, without weights. Raises ModelError where there is none."""
+    kind, question, query = str(address).partition("?")
+    if question:
+        return _config(kind, parse(query, str(address)), tokenizer, str(address))
+    try:
+        return AutoConfig.from_pretrained(str(address))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{address}: a folder or a hub name with a causal model was expected ({_first_line(error)})") from None
+
+
 def _config(kind: str, options: dict[str, str], tokenizer: Any, address: str) -> Any:
     if tokenizer is None:
         raise ModelError(f"{address} gets its vocabulary from a tokenizer, and none was given")

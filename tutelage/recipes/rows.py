@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from tutelage.experiment.train import resume, train
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 SCORE_EPISODES = 100
+LAST = ("seconds", "hardware", "commit", "error", "library")
+"""The fields that close a row."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,37 @@ class Row:
     """A peer's name; None for this library."""
 
 
-def append(path: Path, rows: Sequence[Row]) -> None:
+@dataclass(frozen=True)
+class TextResult:
+    """One seed of one method on one task of a language model."""
+
+    task: str
+    method: str
+    seed: int
+    score: float
+    """What the task is about; for the chain the win rate over SFT."""
+    numbers: Mapping[str, float]
+    """What stands beside the score, each a column of its own: KL, gold and the bounds of an interval, say."""
+    seconds: float
+    """Of the study that the row belongs to, as far as this method needed it."""
+    hardware: str
+    commit: str
+
+
+def append(path: Path, rows: Sequence[Row | TextResult]) -> None:
     """Add rows to a file of results, all or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(
-        json.dumps({name: value for name, value in asdict(row).items() if value is not None or name == "score"}) + "\n" for row in rows
-    )
+    lines = "".join(json.dumps(_flat(row)) + "\n" for row in rows)
     with path.open("a") as file:
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _flat(row: Row | TextResult) -> dict[str, object]:
+    fields = {name: value for name, value in asdict(row).items() if value is not None or name == "score"}
+    numbers = fields.pop("numbers", {})
+    return {name: value for name, value in fields.items() if name not in LAST} | numbers | {n: fields[n] for n in LAST if n in fields}
 
 
 def read(path: Path) -> list[Row]:
