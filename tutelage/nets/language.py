@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from tutelage.games.options import parse
-from tutelage.nets.fast_linear import use_fast_layers
+from tutelage.nets.cache import Room
+from tutelage.nets.fast_linear import linear, use_fast_layers
 from tutelage.nets.log_probs import chosen_log_probs, entropies
 from tutelage.nets.ranks import whole
 
@@ -205,7 +206,9 @@ def last_hidden(
     positions that start again with each text. Causality is added here.
     """
     mask: Tensor | None = attention
-    if attention.dim() == 3:
+    if cache is not None and tokens.shape[1] == 1 and all(type(layer) is Room for layer in cache.layers):
+        mask = attention[:, None, None]  # one token sees every real one: nothing that the library would have to find out
+    elif attention.dim() == 3:
         mask = attention.tril()[:, None]
     elif cache is None and not (attention[:, 1:] & ~attention[:, :-1]).any():
         # Padding to the right is behind every real token, where causal attention does not look: no mask, a faster kernel.
@@ -296,12 +299,12 @@ class LanguageModel(nn.Module):
     def logits_of(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
         """What the output layer makes of hidden states, in single precision."""
         weight, bias = self._head()
-        return nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+        return linear(hidden.to(weight.dtype), weight, bias).float()
 
     def logits(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Of the token after each token, all of them at once: for tests and small models."""
         weight, bias = self._head()
-        return nn.functional.linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
+        return linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
 
     def log_probs(
         self,
