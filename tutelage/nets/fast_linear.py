@@ -22,6 +22,13 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return nn.functional.linear(a, b, bias)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bool = False) -> Tensor:
+    """x W^T + b for `x` [..., K]; transposed: `weight` lies as `[K, O]`."""
+    if torch.is_grad_enabled():
+        return _Linear.apply(x, weight, bias, transposed)  # pyright: ignore[reportReturnType]
+    return product(x.reshape(-1, x.shape[-1]), weight.T if transposed else weight, bias).view(*x.shape[:-1], -1)
+
+
 class _Linear(torch.autograd.Function):
     """x W^T + b, with W as it lies in the layer."""
 
@@ -59,7 +66,7 @@ class FastLinear(nn.Linear):
         """x W^T + b."""
         if not _here(input, self.weight):
             return super().forward(input)
-        return _Linear.apply(input, self.weight, self.bias, False)  # pyright: ignore[reportReturnType]
+        return linear(input, self.weight, self.bias)
 
 
 class FastConv1D(Conv1D):
@@ -69,7 +76,7 @@ class FastConv1D(Conv1D):
         """x W + b."""
         if not _here(x, self.weight):
             return super().forward(x)
-        return _Linear.apply(x, self.weight, self.bias, True)
+        return linear(x, self.weight, self.bias, transposed=True)
 
 
 class FastGELU(NewGELUActivation):

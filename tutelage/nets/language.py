@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from tutelage.games.options import parse
-from tutelage.nets.fast_linear import use_fast_layers
+from tutelage.nets.cache import Room
+from tutelage.nets.fast_linear import linear, use_fast_layers
 from tutelage.nets.log_probs import chosen_log_probs, entropies
 from tutelage.nets.ranks import whole
 
@@ -205,8 +206,10 @@ def last_hidden(
     positions that start again with each text. Causality is added here.
     """
     mask: Tensor | None = attention
-    if attention.dim() == 3:
-        mask = attention.tril()[:, None]
+    if cache is not None and tokens.shape[1] == 1 and all(type(layer) is Room for layer in cache.layers):
+        mask = _added(attention[:, None, None], backbone)  # one token sees every real one
+    elif attention.dim() == 3:
+        mask = _added(attention.tril()[:, None], backbone)
     elif cache is None and not (attention[:, 1:] & ~attention[:, :-1]).any():
         # Padding to the right is behind every real token, where causal attention does not look: no mask, a faster kernel.
         mask = positions = None
@@ -214,6 +217,13 @@ def last_hidden(
         positions = real_positions(attention)[:, -tokens.shape[1] :]
     told = {} if positions is None else {"position_ids": positions}
     return backbone(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **told).last_hidden_state
+
+
+def _added(mask: Tensor, backbone: Any) -> Tensor:
+    """The mask as what is added to attention's logits, in their precision: every implementation of attention takes it so."""
+    kind = mask.device.type
+    precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else backbone.dtype
+    return torch.zeros(mask.shape, dtype=precision, device=mask.device).masked_fill_(~mask, torch.finfo(precision).min)
 
 
 def real_positions(attention: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
@@ -296,12 +306,12 @@ class LanguageModel(nn.Module):
     def logits_of(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
         """What the output layer makes of hidden states, in single precision."""
         weight, bias = self._head()
-        return nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+        return linear(hidden.to(weight.dtype), weight, bias).float()
 
     def logits(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Of the token after each token, all of them at once: for tests and small models."""
         weight, bias = self._head()
-        return nn.functional.linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
+        return linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
 
     def log_probs(
         self,
