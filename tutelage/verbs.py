@@ -369,10 +369,18 @@ class Report:
     """Other runs of the same game to show next to it."""
 
 
+def _holds_language_model(run: Path) -> bool:
+    """A report needs a log and no configuration."""
+    try:
+        return isinstance(read_any_config(run), TextRunConfig)
+    except RunError:
+        return False
+
+
 def report(arguments: list[str]) -> int:
     """report DIR --beside DIR"""
     given = _options(Report, "tutelage report", arguments)
-    if isinstance(read_any_config(given.run), TextRunConfig):
+    if _holds_language_model(given.run):
         from tutelage.experiment.text_report import write_text_report
 
         print(write_text_report(given.run))

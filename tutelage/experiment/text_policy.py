@@ -108,7 +108,7 @@ def evaluate_text_run(out: Path, prompts: int = 256, seed: int = 0) -> dict[str,
 
 
 @torch.no_grad()
-def evaluate_writing(config: TextRunConfig, experiment: Any, prompts: int, seed: int) -> dict[str, float]:
+def evaluate_writing(config: TextRunConfig, experiment: Any, prompts: int, seed: int) -> dict[str, float | int]:
     """Of answers to held-out prompts: scores, distance from the model that the run began with, length, and whether they end."""
     materials, model = experiment.materials, experiment.learner.nets()["model"]
     how = getattr(getattr(config.algorithm, "ppo", config.algorithm), "sampling", None)

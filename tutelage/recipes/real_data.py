@@ -117,19 +117,21 @@ def stages(recipe: Recipe, files: tuple[Path, Path], tokenizer: Path) -> dict[st
     )  # fmt: skip
     answer = max(recipe.context // 8, 4)
     writes = Sampling(max_new_tokens=answer, missing_eos="subtract", missing_eos_score=-1.0, microbatch=16)
-    learns = lambda rate, **more: dict(epochs=recipe.epochs, learning_rate=rate, optimizer=brief) | more
-    start, tuned = run("sft-thumbs"), run("sft")
+    start, tuned, each = run("sft-thumbs"), run("sft"), recipe.epochs
     ppo = ppo_lm.Config(
         iterations=recipe.ppo_iterations if recipe.scale >= 1.0 else 1, episodes=16, epochs=2, batch_size=8, microbatch=8,
         learning_rate=5e-5, sampling=writes, kl_coefficient=0.05,
     )  # fmt: skip
-    first = sft.Config(**learns(1e-3, batch_size=8) | {"epochs": 2 * recipe.epochs})
+    first = sft.Config(epochs=2 * each, batch_size=8, learning_rate=1e-3, optimizer=brief)
+    second = sft.Config(epochs=each, batch_size=8, learning_rate=5e-4, optimizer=brief)
+    by_pairs = dpo.Config(epochs=each, batch_size=16, microbatch=4, learning_rate=5e-5, optimizer=brief)
+    by_thumbs = kto.Config(epochs=each, batch_size=16, microbatch=8, learning_rate=5e-5, optimizer=brief)
     return {
         "sft-thumbs": TextRunConfig(first, address(recipe), thumbs, tokenizer=str(tokenizer), **common),
-        "sft": TextRunConfig(sft.Config(**learns(5e-4, batch_size=8)), start, compared, **common),
+        "sft": TextRunConfig(second, start, compared, **common),
         "reward-model": TextRunConfig(fitting(recipe), tuned, compared, **common),
-        "dpo": TextRunConfig(dpo.Config(**learns(5e-5, batch_size=16, microbatch=4)), tuned, compared, **common),
-        "kto": TextRunConfig(kto.Config(**learns(5e-5, batch_size=16, microbatch=8)), tuned, thumbs, **common),
+        "dpo": TextRunConfig(by_pairs, tuned, compared, **common),
+        "kto": TextRunConfig(by_thumbs, tuned, thumbs, **common),
         "ppo-lm": TextRunConfig(ppo, tuned, compared, reward=(run("reward-model"),), **common),
     }
 
@@ -243,7 +245,7 @@ def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
             else:
                 train_text(config, out, console)
         numbers[name] = measured(out)
-        key = next((key for key in ("held out accuracy", "training score", "held out loss") if key in numbers[name]), None)
+        key = next((key for key in ("held out accuracy", "training score", "held out loss", "training loss") if key in numbers[name]), None)
         if key is not None:
             rows.append(row("stages", name, numbers[name][key], **{key.replace(" ", "_"): numbers[name][key]}))
     judged = cross_validated(recipe, folder, files[0], console)

@@ -122,7 +122,7 @@ def test_gradients_of_pieces_are_that_of_the_batch(model):
 
 
 def test_the_answers_of_a_prompt_are_scored_once(model):
-    score, rank, mask, margin = score_rankings(ScoreModel.of(model, generator(7)), rankings())
+    score, _, mask, margin = score_rankings(ScoreModel.of(model, generator(7)), rankings())
     assert mask.sum(1).tolist() == [2, 3, 4, 2, 3, 4] and margin.tolist() == pytest.approx([0.2, 0, 0, 0.2, 0, 0])
     one = ScoreModel.of(model, generator(7))
     text = rankings()[1].texts[2]
