@@ -1,6 +1,7 @@
 """PPO on a language model: which token is paid, ratios of 1, the gradient with ptx, the average of weights, and learning."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -98,10 +99,11 @@ def test_the_gradient_of_policy_and_critic_against_a_slow_version(model):
     written = own.writer.write(12)
     old, _ = own.estimate(written)
     policy, critic, tokens = torch.tensor(0.0), torch.tensor(0.0), int(written.text.response.sum())
+    head: Any = own.critic
     for b, text in enumerate(written.text.rows()):
         x, ones = torch.tensor([text.tokens]), torch.ones(1, len(text), dtype=torch.bool)
         logp = model.logits(x, ones)[0].log_softmax(-1)
-        values = own.critic.of_hidden(own.critic.hidden(x, ones))[0]
+        values = head.of_hidden(head.hidden(x, ones))[0]
         shift = int(written.text.attention[b].int().argmax())
         for t in [t for t, mine in enumerate(text.response) if mine]:
             ratio = (logp[t - 1, text.tokens[t]] - old.old_logp[b, t + shift]).exp()
@@ -137,6 +139,7 @@ def test_ptx_adds_its_gradient_before_the_step(model, unit):
 
 def test_the_average_follows_as_its_formula_says(model):
     own = learner(model, replace(SMALL, learning_rate=0.0, ema=0.992))
+    assert own.average is not None
     before = weights_of(own.average)
     with torch.no_grad():
         for weight in model.parameters():
