@@ -56,6 +56,11 @@ def call(*words: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def test_it_is_a_module_that_torchrun_can_start():
+    done = subprocess.run([sys.executable, "-m", "tutelage", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == f"tutelage {tutelage.__version__}" and done.returncode == 0
+
+
 def refusal(*words: object) -> str:
     """The one sentence with which something is refused."""
     code, out, err = call(*words)

@@ -306,6 +306,8 @@ def test_comparisons():
     assert [(row.texts, row.ranks) for row in rankings([PAIR, RANKED])] == [(("a", "b"), (1, 2)), (RANKED.texts, RANKED.ranks)]
     assert rankings([PAIR])[0].columns == {"rater": "anna", "margin": 1.5}
     assert [(row.answer, row.desirable) for row in labeled([PAIR])] == [("a", True), ("b", False)]
+    assert [(row.answer, row.desirable) for row in labeled([RANKED])] == [("b", True), ("a", False)]
+    assert labeled([Ranked(prompt="p", texts=("a", "b"), ranks=(1, 1))]) == []
     assert [row.prompt for row in prompts([PAIR, RANKED, Prompt(prompt="q")])] == ["p", "q"]
 
 
@@ -320,6 +322,8 @@ def test_a_fingerprint_is_of_what_is_said():
     others = [Pair(prompt="p", chosen="a", rejected="b"), Pair(prompt="p", chosen="b", rejected="a", margin=1.5), RANKED]
     assert len({fingerprint([row]) for row in [PAIR, *others]}) == 4
     assert fingerprint([PAIR, RANKED]) != fingerprint([RANKED, PAIR])
+    by = [Prompt(prompt="p", columns={"target": target}) for target in (1, 2)]  # a reward function reads it, a duplicate has it or not
+    assert fingerprint(by[:1]) == fingerprint(by[1:]) and fingerprint(by[:1], columns=True) != fingerprint(by[1:], columns=True)
 
 
 # --- data that people made -------------------------------------------------------------------------------------------------

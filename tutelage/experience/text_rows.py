@@ -165,7 +165,7 @@ def rankings(rows: Iterable[TextRow]) -> list[Ranked]:
 
 
 def labeled(rows: Iterable[TextRow]) -> list[Labeled]:
-    """Thumbs as they are; a chosen answer is a thumb up and a rejected one a thumb down."""
+    """Thumbs as they are; a chosen answer is a thumb up and a rejected one a thumb down, and so are the ends of an order."""
     found: list[Labeled] = []
     for row in rows:
         match row:
@@ -173,6 +173,11 @@ def labeled(rows: Iterable[TextRow]) -> list[Labeled]:
                 found.append(row)
             case Pair():
                 found += [Labeled(answer=text, desirable=up, **_place(row)) for text, up in ((row.chosen, True), (row.rejected, False))]
+            case Ranked() if row.preferences():
+                best, worst = (row.texts[row.ranks.index(end(row.ranks))] for end in (min, max))
+                found += [Labeled(answer=text, desirable=up, **_place(row)) for text, up in ((best, True), (worst, False))]
+            case Ranked():
+                continue  # all are ranked alike: no answer is a good one
             case _:
                 raise _unfit(row, "answers with a thumb up or down")
     return found
@@ -186,12 +191,15 @@ def prompts(rows: Iterable[TextRow]) -> list[Prompt]:
     return list(first.values())
 
 
-def fingerprint(rows: Sequence[TextRow]) -> str:
-    """SHA-256 of what the rows say, wherever they came from: a cache that was filled from other rows must not be used."""
-    digest = hashlib.sha256()
+def fingerprint(rows: Sequence[TextRow], columns: bool = False) -> str:
+    """SHA-256 of what the rows say, wherever they came from: a cache that was filled from other rows must not be used.
+
+    columns: with the further columns, from which reward functions read.
+    """
+    digest, apart = hashlib.sha256(), ("where", "number") if columns else ("where", "number", "columns")
     for row in rows:
-        content = {name: value for name, value in asdict(row).items() if name not in ("where", "number", "columns")}
-        digest.update(json.dumps([type(row).__name__, content], sort_keys=True).encode() + b"\n")
+        content = {name: value for name, value in asdict(row).items() if name not in apart}
+        digest.update(json.dumps([type(row).__name__, content], sort_keys=True, default=repr).encode() + b"\n")
     return digest.hexdigest()
 
 
