@@ -1,4 +1,4 @@
-"""One rank of a run, for test_scale.py: `python ranks.py train|resume|learners FOLDER [UPDATE]`; rank 1 is killed before UPDATE."""
+"""One rank of a run, for test_scale.py: `python ranks.py train|resume FOLDER [UPDATE]`; rank 1 is killed before UPDATE."""
 
 import os
 import signal
@@ -72,13 +72,14 @@ def main() -> int:
 
     TextExperiment.step = step_or_die
     try:
-        if what == "learners":
-            with joined(30.0):
+        if what == "train":
+            train_text(the_run(), folder)
+        else:
+            with joined(60.0):
                 found = learners()
                 if rank() == 0:
                     save_file(found, folder / "learners.safetensors")
-        else:
-            _ = train_text(the_run(), folder) if what == "train" else resume_text(folder)
+                resume_text(folder)
     except RunError as error:
         print(error, file=sys.stderr)
         return 2

@@ -49,9 +49,7 @@ def test_a_run_of_two_processes_survives_the_loss_of_one_and_equals_one(tmp_path
     (first, said), (second, _) = two("train", str(tmp_path / "two"), "10")
     assert second == -9
     assert first == 2 and "lost another process of the run" in said and "Traceback" not in said
-    assert [(0, ""), (0, "")] == [
-        (code, "".join(x for x in text if "Traceback" in text)) for code, text in two("resume", str(tmp_path / "two"))
-    ]
+    assert [code for code, _ in two("resume", str(tmp_path / "two"))] == [0, 0]
     module = program()
     module.train_text(module.the_run(), tmp_path / "one")
     assert_equal_weights(*(load_file(tmp_path / name / "model" / "model.safetensors") for name in ("two", "one")))
@@ -61,8 +59,5 @@ def test_a_run_of_two_processes_survives_the_loss_of_one_and_equals_one(tmp_path
     assert losses["one"].keys() == losses["two"].keys() and len(losses["one"]) == 20
     assert max(abs(losses["one"][step] - losses["two"][step]) for step in losses["one"]) < 1e-5
     assert not list((tmp_path / "two").glob(".rank-*"))
-
-
-def test_preferences_learned_by_two_processes_are_those_of_one(tmp_path: Path):
-    assert [code for code, _ in two("learners", str(tmp_path))] == [0, 0]
-    assert_equal_weights(load_file(tmp_path / "learners.safetensors"), program().learners())
+    # The second launch began with 20 updates of DPO and of a reward model.
+    assert_equal_weights(load_file(tmp_path / "two" / "learners.safetensors"), module.learners())

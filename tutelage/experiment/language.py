@@ -85,8 +85,8 @@ class TextExperiment:
 
     def _make_learner(self) -> Any:
         config, materials, draw = self.config, self.materials, generator(self.config.seed, "learner")
-        if ranks() > 1 and self.stage.learns_from == "prompts":
-            raise RunError(f"{config.name} writes texts, which one process does; torchrun is for sft, reward-model and dpo")
+        if ranks() > 1 and config.name not in ("sft", "reward-model", "dpo"):
+            raise RunError(f"{config.name} was started in {ranks()} processes, which sft, reward-model and dpo know how to share")
         algorithm, needs = config.algorithm, self.stage.learns_from
         if needs == "prompts":
             return self._make_writer(draw)

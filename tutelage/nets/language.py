@@ -24,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from tutelage.games.options import parse
+from tutelage.nets.cache import Room
+from tutelage.nets.fast_linear import linear, use_fast_layers
 from tutelage.nets.log_probs import chosen_log_probs, entropies
 from tutelage.nets.ranks import whole
 
@@ -204,7 +206,9 @@ def last_hidden(
     positions that start again with each text. Causality is added here.
     """
     mask: Tensor | None = attention
-    if attention.dim() == 3:
+    if cache is not None and tokens.shape[1] == 1 and all(type(layer) is Room for layer in cache.layers):
+        mask = attention[:, None, None]  # one token sees every real one: nothing that the library would have to find out
+    elif attention.dim() == 3:
         mask = attention.tril()[:, None]
     elif cache is None and not (attention[:, 1:] & ~attention[:, :-1]).any():
         # Padding to the right is behind every real token, where causal attention does not look: no mask, a faster kernel.
@@ -242,6 +246,7 @@ class LanguageModel(nn.Module):
                 task_type="CAUSAL_LM",
             )
             self.adapted = [get_peft_model(module, asked)]  # in a list: its weights are the module's, which is registered below
+        use_fast_layers(module)
         self.module = module
         # The library warns when it sees a pad id without a mask; `last_hidden` knows when none is needed.
         self.backbone.warn_if_padding_and_no_attention_mask = lambda *ignored: None
@@ -294,12 +299,12 @@ class LanguageModel(nn.Module):
     def logits_of(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
         """What the output layer makes of hidden states, in single precision."""
         weight, bias = self._head()
-        return nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+        return linear(hidden.to(weight.dtype), weight, bias).float()
 
     def logits(self, tokens: Int[Tensor, "B T"], attention: Bool[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Of the token after each token, all of them at once: for tests and small models."""
         weight, bias = self._head()
-        return nn.functional.linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
+        return linear(self._hidden(tokens, attention).to(weight.dtype), weight, bias).float()
 
     def log_probs(
         self,
@@ -361,7 +366,7 @@ class LanguageModel(nn.Module):
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """As an ordinary folder of transformers; adapters are merged into the weights."""
         module = self.module if self.adapted is None else self.merged()
-        module.save_pretrained(str(folder), state_dict=whole(module.state_dict()))
+        module.save_pretrained(str(folder), state_dict=whole(module.state_dict(keep_vars=True)))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 
@@ -378,12 +383,13 @@ class ScoreModel(nn.Module):
     def __init__(self, backbone: Any, generator: Generator | None = None, activations: torch.dtype | None = None) -> None:
         """backbone: a transformer without output layer. generator: of the head's first weights, N(0, 1 / (d + 1)); None: zeros."""
         super().__init__()
+        use_fast_layers(backbone)
         self.backbone, self.activations = backbone, activations
         self.backbone.warn_if_padding_and_no_attention_mask = lambda *ignored: None
         width = backbone.config.hidden_size
         device = next(backbone.parameters()).device
         self.weight = nn.Parameter(torch.zeros(width, device=device))
-        self.bias = nn.Parameter(torch.zeros((), device=device))
+        self.bias = nn.Parameter(torch.zeros(1, device=device))
         self.register_buffer("shift", torch.zeros((), device=device))
         if generator is not None:
             with torch.no_grad():
@@ -411,7 +417,7 @@ class ScoreModel(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: Any = None) -> None:
         """The body as an ordinary folder of transformers, the head and its shift beside it."""
-        self.backbone.save_pretrained(str(folder), state_dict=whole(self.backbone.state_dict()))
+        self.backbone.save_pretrained(str(folder), state_dict=whole(self.backbone.state_dict(keep_vars=True)))
         save_file({name: whole(getattr(self, name).detach()).clone() for name in ("weight", "bias", "shift")}, Path(folder) / SCORE_FILE)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))

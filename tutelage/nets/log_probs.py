@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tutelage.nets.fast_linear import product
+
 LOGITS_AT_ONCE = 2**22
 """Of one piece: 16 MB in single precision."""
 
@@ -50,7 +52,7 @@ def _rows(weight: Tensor) -> int:
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
     """In single precision whatever the products were computed in: a sum over all words needs the digits."""
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    logits = product(hidden, weight, bias).float()
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
@@ -63,7 +65,8 @@ class _ChosenLogProbs(torch.autograd.Function):
             logits = _logits(hidden[piece], weight, bias, temperature)
             norm[piece] = logits.logsumexp(-1)
             chosen_logit[piece] = logits.gather(1, chosen[piece, None]).squeeze(1)
-        ctx.save_for_backward(hidden, weight, bias, chosen, norm)
+        last = logits if len(hidden) else None  # as large as any piece, and one piece less to compute again
+        ctx.save_for_backward(hidden, weight, bias, chosen, norm, last)
         ctx.temperature, ctx.chunk = temperature, chunk
         return chosen_logit - norm
 
@@ -71,7 +74,7 @@ class _ChosenLogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """d log p(y) / d logits = (1[y] - p) / temperature."""
-        hidden, weight, bias, chosen, norm = ctx.saved_tensors
+        hidden, weight, bias, chosen, norm, last = ctx.saved_tensors
         gradient = gradients[0] / ctx.temperature
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
@@ -79,11 +82,13 @@ class _ChosenLogProbs(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.chunk):
             piece = slice(start, start + ctx.chunk)
             g = gradient[piece, None]
-            to_logits = _logits(hidden[piece], weight, bias, ctx.temperature).sub_(norm[piece, None]).exp_().mul_(-g)
+            known = start + ctx.chunk >= len(hidden)
+            logits = last if known else _logits(hidden[piece], weight, bias, ctx.temperature)
+            to_logits = (logits - norm[piece, None]).exp_().mul_(-g)
             to_logits = to_logits.scatter_add_(1, chosen[piece, None], g).to(weight.dtype)
-            to_hidden[piece] = to_logits @ weight
+            to_hidden[piece] = product(to_logits, weight.T)
             if to_weight is not None:
-                to_weight.addmm_(to_logits.T, hidden[piece])
+                to_weight += product(to_logits.T, hidden[piece].T)
             if to_bias is not None:
                 to_bias += to_logits.sum(0)
         return to_hidden, to_weight, to_bias, None, None, None

@@ -33,10 +33,10 @@ class RankLost(RuntimeError):
 def joined(seconds: float = 600.0) -> Iterator[int]:
     """Meet the other ranks that torchrun started, if it did, and part at the end; gives this process's rank.
 
-    seconds: how long a rank waits for another one. Raises RankLost when one of them ends early.
+    seconds: how long a rank waits for another one. Raises RankLost when one of them ends early. Inside another `joined` it does nothing.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield rank()
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
@@ -109,12 +109,19 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def whole(tree: Any) -> Any:
-    """The same tree with every slice of a weight replaced by the whole weight. All ranks must call it."""
-    if isinstance(tree, DTensor):
-        return tree.full_tensor()
-    if isinstance(tree, Mapping):
-        return {name: whole(value) for name, value in tree.items()}
-    return [whole(value) for value in tree] if isinstance(tree, list) else tree
+    """The same tree with every slice of a weight replaced by the whole weight; tied ones stay one. All ranks must call it."""
+    found: dict[int, Tensor] = {}
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, DTensor):
+            if id(part) not in found:
+                found[id(part)] = part.detach().full_tensor()
+            return found[id(part)]
+        if isinstance(part, Mapping):
+            return {name: walk(value) for name, value in part.items()}
+        return [walk(value) for value in part] if isinstance(part, list) else part
+
+    return walk(tree)
 
 
 def like(value: Tensor, weight: Tensor) -> Tensor:

@@ -7,13 +7,12 @@ of a prompt; then one token is drawn per step and text, and texts that have ende
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from tutelage.nets.cache import roomy_cache
 from tutelage.nets.language import LanguageModel, ModelError, real_positions
 
 
@@ -68,7 +67,7 @@ def sample(
     logp = torch.zeros(real.shape, device=prompts.device)
     finished = attention.new_zeros(texts)
 
-    cache = _cache(model, width + max_new_tokens)
+    cache = roomy_cache(model.config, width + max_new_tokens)
     hidden = model.hidden(prompts, attention, real_positions(attention), cache)[:, -1]
     if samples > 1:
         cache.batch_repeat_interleave(samples)
@@ -131,34 +130,3 @@ def _check(model: LanguageModel, prompts: Tensor, attention: Tensor, max_new_tok
         )
     if max_new_tokens < 1 or temperature <= 0.0:
         raise ModelError(f"max_new_tokens={max_new_tokens}, temperature={temperature}; both must be positive (greedy=True takes the best)")
-
-
-class _Room(DynamicLayer):
-    """Keys and values of a layer in storage made once for the longest text, where the library's own copies all of it at each token."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self.length, self.used = length, 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add keys and values `[B, heads, new, width]`; returns all there are."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            shape = (*key_states.shape[:2], self.length)
-            self.keys = key_states.new_empty(*shape, key_states.shape[3])
-            self.values = value_states.new_empty(*shape, value_states.shape[3])
-        before, self.used = self.used, self.used + key_states.shape[2]
-        assert self.keys is not None and self.values is not None
-        self.keys[:, :, before : self.used] = key_states
-        self.values[:, :, before : self.used] = value_states
-        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
-
-    def get_seq_length(self) -> int:
-        """Tokens so far."""
-        return self.used
-
-
-def _cache(model: LanguageModel, length: int) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
-    cache.layers = [_Room(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
