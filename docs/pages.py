@@ -101,7 +101,8 @@ def equations(path: Path) -> list[tuple[str, str]]:
 
 def rows_of(name: str, results: Path = RESULTS) -> list[Row]:
     """Every score of an algorithm and of its peers: method `ppo`, `ppo-...`, whatever the library."""
-    files = [path for path in sorted(results.glob("*.jsonl")) if '"method"' in path.read_text()]
+    # Results of language models have other columns, and tables of their own.
+    files = [path for path in sorted(results.glob("*.jsonl")) if all(name in path.read_text() for name in ('"method"', '"steps"'))]
     return [row for path in files for row in read(path) if re.fullmatch(rf"{name}(-.*)?", row.method.partition("/")[0])]
 
 

@@ -369,10 +369,18 @@ class Report:
     """Other runs of the same game to show next to it."""
 
 
+def _holds_language_model(run: Path) -> bool:
+    """A report needs a log and no configuration."""
+    try:
+        return isinstance(read_any_config(run), TextRunConfig)
+    except RunError:
+        return False
+
+
 def report(arguments: list[str]) -> int:
     """report DIR --beside DIR"""
     given = _options(Report, "tutelage report", arguments)
-    if isinstance(read_any_config(given.run), TextRunConfig):
+    if _holds_language_model(given.run):
         from tutelage.experiment.text_report import write_text_report
 
         print(write_text_report(given.run))
@@ -529,6 +537,8 @@ class Preflight:
     """A folder or a hub name. None: the model's own."""
     context: int | None = None
     """Tokens that a text may have. None: as many as the model can read."""
+    too_long: Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"] = "drop"
+    """What training will do with rows that the context does not hold."""
     split: str | None = None
     """Of a folder saved by `datasets`. None: the only one, or train."""
     sample: int = 2_000
@@ -546,7 +556,7 @@ def preflight(arguments: list[str]) -> int:
 
     data = read_text(given.data, given.split)
     tokenizer = read_tokenizer(given.model, given.tokenizer)
-    found = look(data, tokenizer, model_facts(given.model, tokenizer, given.context), given.sample)
+    found = look(data, tokenizer, model_facts(given.model, tokenizer, given.context), given.sample, given.too_long)
     print(found.to_json() if given.json else found.told())
     return 1 if found.refused else 0
 

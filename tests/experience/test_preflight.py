@@ -171,8 +171,23 @@ def test_a_model_that_does_not_fit():
     assert small.sentence == f"the tokenizer has {len(tokenizer())} tokens and the model 100; they do not belong together"
     short = look(SOUND, ModelFacts(4))
     assert short.refused and only(short).sentence.startswith("8 of 8 rows have a prompt that fills the context of 4 tokens")
-    cut = only(look(SOUND, ModelFacts(12)))
-    assert cut.level == "refuse" and "and cut answers lose their EOS" in cut.sentence
+    long = only(look(SOUND, ModelFacts(12)))
+    assert long.level == "refuse" and long.sentence.startswith("8 of 8 rows do not fit into the context of 12 tokens with their answers")
+
+
+def test_a_cut_that_eats_the_eos():
+    rows = changed(7, chosen=" Because." * 100)
+    for too_long, level, says in (
+        ("cut_answer", "warn", "lose the EOS of an answer to the context of 256 tokens: no end is learned there, and scores are read"),
+        ("cut", "warn", "lose the EOS of an answer to the context of 256 tokens"),
+        ("cut_prompt", "warn", "do not fit into the context of 256 tokens with their answers: they are dropped"),
+        ("refuse", "warn", "do not fit into the context of 256 tokens with their answers: that stops training"),
+    ):
+        finding = only(preflight(rows_of(rows), tokenizer(), MODEL, too_long=too_long))
+        assert (finding.level, finding.rows) == (level, (7,)) and finding.sentence.startswith(f"1 of 8 rows {says}")
+    found = preflight(rows_of(changed(7, prompt="Why?" * 100)), tokenizer(), MODEL, too_long="cut_prompt")
+    assert not found.refused and found.numbers["share that fits"] == 0.875
+    assert "note: 1 of 8 rows lose the beginning of the prompt to the context of 256 tokens (row 7)" in found.told()
 
 
 def test_words_that_the_tokenizer_does_not_know():

@@ -94,6 +94,9 @@ LONG = Ranked(prompt="<bos> w0 w1 w2", texts=("w3", "w4 w5 w6"), ranks=(1, 2), w
         ("cut_prompt", 7, [(1, 4, 5, 6, 2), (1, 4, 5, 7, 8, 9, 2)]),  # BOS stays, the end stays, both prompts are the same
         ("cut_prompt", 5, [(5, 6, 2), (5, 7, 8, 9, 2)]),
         ("cut_prompt", 4, None),
+        ("cut", 9, [(1, 4, 5, 6, 2), (1, 4, 5, 7, 8, 9, 2)]),  # any prompt has room for any answer: a third and two thirds
+        ("cut", 4, [(5, 6, 2), (5, 7, 8, 9)]),
+        ("cut", 12, [(1, 3, 4, 5, 6, 2), (1, 3, 4, 5, 7, 8, 9, 2)]),
         ("cut_answer", 6, [(1, 3, 4, 5, 6, 2), (1, 3, 4, 5, 7, 8)]),  # the longer one has lost its EOS
         ("cut_answer", 4, None),
         ("drop", 7, None),
@@ -107,8 +110,8 @@ def test_what_the_context_does_not_hold(too_long: TooLong, context: int, texts: 
             encoder.encode(LONG)
         return
     found, cut = encoder.encode(LONG)
-    assert [text.tokens for text in found] == texts and cut == (context < 8)
-    prompt = len(found[0]) - 2
+    assert [text.tokens for text in found] == texts and cut == (found[1].tokens != (1, 3, 4, 5, 7, 8, 9, 2))
+    prompt = len(found[0]) - 2  # its answer is one word and EOS
     assert [text.response.index(True) for text in found] == [prompt, prompt]  # never an empty mask
 
 

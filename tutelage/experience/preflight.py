@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tutelage.equations.statistics import wilson_interval
 from tutelage.experience.text import Encoded, TextError
 from tutelage.experience.text_data import ASSISTANT, HUMAN, SHOWN, TextData
-from tutelage.experience.text_encoding import TextEncoder, row_numbers
+from tutelage.experience.text_encoding import TextEncoder, TooLong, TooLongError, row_numbers
 from tutelage.experience.text_rows import Labeled, Message, Pair, Ranked, TextRow, fingerprint
 
 Level = Literal["refuse", "warn", "note"]
@@ -88,10 +88,11 @@ class Preflight:
         return json.dumps(whole | {"findings": findings, "numbers": dict(self.numbers)})
 
 
-def preflight(data: TextData, tokenizer: Any, model: ModelFacts, sample: int = 2000) -> Preflight:
+def preflight(data: TextData, tokenizer: Any, model: ModelFacts, sample: int = 2000, too_long: TooLong = "drop") -> Preflight:
     """Looks at data with the tokenizer and the model that are to learn from it.
 
-    sample: rows that are put into tokens, evenly spaced; what can be seen without tokens is looked for in all rows.
+    sample: rows that are put into tokens, evenly spaced; what can be seen without tokens is looked for in all rows. too_long: what
+    training will do with rows that the context does not hold.
     """
     if sample < 1:
         raise TextError(f"a sample of {sample} rows was asked for; one at least is needed")
@@ -101,7 +102,7 @@ def preflight(data: TextData, tokenizer: Any, model: ModelFacts, sample: int = 2
     if tokenizer.eos_token_id is not None and sampled:
         encoder = TextEncoder(tokenizer, 2**31, too_long="refuse")  # the context is compared here, not there
         findings += [*_of_template(encoder, data.rows), *_spaces(encoder, data.rows)]
-        findings += _of_tokens(encoder, sampled, model, numbers)
+        findings += _of_tokens(encoder, sampled, TextEncoder(tokenizer, model.context, too_long), numbers)
     return Preflight(data.name, data.kind, len(data.rows), len(sampled), tuple(findings), MappingProxyType(numbers))
 
 
@@ -273,7 +274,8 @@ class _Sampled:
     """Each behind its prompt."""
 
 
-def _of_tokens(encoder: TextEncoder, rows: Sequence[TextRow], model: ModelFacts, numbers: dict[str, float]) -> Iterator[Finding]:
+def _of_tokens(encoder: TextEncoder, rows: Sequence[TextRow], cutter: TextEncoder, numbers: dict[str, float]) -> Iterator[Finding]:
+    """encoder: with an endless context; cutter: with the model's."""
     sampled: list[_Sampled] = []
     refused: list[TextRow] = []
     for row in rows:
@@ -285,13 +287,13 @@ def _of_tokens(encoder: TextEncoder, rows: Sequence[TextRow], model: ModelFacts,
                 yield Finding("refuse", "tokens", f"{row.place}: {error}", (row.number,))
     yield from _about("refuse", "tokens", refused[SHOWN:], len(rows), "more cannot be put into tokens")
     if sampled:
-        yield from _lengths(sampled, model.context, numbers)
+        yield from _lengths(sampled, cutter, numbers)
         yield from _ids(encoder, sampled)
         yield from _length_bias(sampled, numbers)
 
 
-def _lengths(sampled: Sequence[_Sampled], context: int, numbers: dict[str, float]) -> Iterator[Finding]:
-    of = len(sampled)
+def _lengths(sampled: Sequence[_Sampled], cutter: TextEncoder, numbers: dict[str, float]) -> Iterator[Finding]:
+    of, context = len(sampled), cutter.context
     prompts = sorted(len(own.prompt) for own in sampled)
     answers = sorted(len(answer) - len(own.prompt) for own in sampled for answer in own.answers)
     for name, lengths in (("prompt", prompts), ("answer", answers)):
@@ -299,14 +301,30 @@ def _lengths(sampled: Sequence[_Sampled], context: int, numbers: dict[str, float
             numbers[f"{name} tokens, median"] = float(lengths[len(lengths) // 2])
             numbers[f"{name} tokens, 95th percentile"] = float(lengths[int(0.95 * (len(lengths) - 1))])
             numbers[f"{name} tokens, longest"] = float(lengths[-1])
-    full = [own.row for own in sampled if len(own.prompt) >= context]
-    long = [own.row for own in sampled if len(own.prompt) < context and any(len(answer) > context for answer in own.answers)]
+    full, long, endless, shorter = list[TextRow](), list[TextRow](), list[TextRow](), list[TextRow]()
+    for own in sampled:
+        whole = max(len(own.prompt) + 1, *(len(answer) for answer in own.answers), 0)
+        if whole <= context and cutter.too_long != "cut":
+            continue
+        try:
+            texts, cut = cutter.encode(own.row)
+        except TooLongError:
+            (full if len(own.prompt) >= context else long).append(own.row)
+            continue
+        if any(text.tokens[-1] != cutter.special.eos for text in texts):
+            endless.append(own.row)
+        elif cut:
+            shorter.append(own.row)
+    numbers["share that fits"] = 1.0 - (len(full) + len(long) + len(endless) + len(shorter)) / of
     level: Level = "refuse" if len(full) + len(long) == of else "warn"
-    says = f"have a prompt that fills the context of {context} tokens: no answer has room behind it, so that they are dropped"
+    fate = "that stops training" if cutter.too_long == "refuse" else "they are dropped"
+    says = f"have a prompt that fills the context of {context} tokens: no answer has room behind it, and {fate}"
     yield from _about(level, "context", full, of, says)
-    says = f"do not fit into the context of {context} tokens with their answers: they are dropped, unless too_long asks for a cut"
-    yield from _about(level, "context", long, of, f"{says}, and cut answers lose their EOS")
-    numbers["share that fits"] = 1.0 - (len(full) + len(long)) / of
+    says = f"do not fit into the context of {context} tokens with their answers: {fate}"
+    yield from _about(level, "context", long, of, says)
+    says = f"lose the EOS of an answer to the context of {context} tokens: no end is learned there, and scores are read in mid-sentence"
+    yield from _about("warn", "context", endless, of, says)
+    yield from _about("note", "context", shorter, of, f"lose the beginning of the prompt to the context of {context} tokens")
 
 
 def _ids(encoder: TextEncoder, sampled: Sequence[_Sampled]) -> Iterator[Finding]:

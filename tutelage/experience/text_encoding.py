@@ -14,8 +14,9 @@ from tutelage.experience.text import Encoded, TextError, encoded
 from tutelage.experience.text_rows import Message, TextRow, Words
 from tutelage.experience.tokenizers import PLAIN_TEMPLATE, special_tokens
 
-TooLong = Literal["refuse", "drop", "cut_prompt", "cut_answer"]
-"""What becomes of a row that the context does not hold: an error, nothing, the end of its prompt, the beginnings of its answers."""
+TooLong = Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"]
+"""What becomes of a row that the context does not hold: an error, nothing, the end of its prompt, the beginnings of its answers; or,
+with `cut`, of every row: the end of the prompt in a third of the context, the beginnings of the answers in the rest."""
 Learned = Literal["answer", "assistant", "everything"]
 """Which tokens are learned from: those of the answer, of all turns of the assistant, or all but the first."""
 
@@ -87,17 +88,20 @@ class TextEncoder:
         """A row's texts, and whether they were cut. Raises TooLongError, and TextError for an answer with an EOS inside."""
         pieces = self._prompt(row.prompt)
         answers = [self.answer(row.prompt, answer) for answer in row.answers]
-        room = self.context - max((len(answer) for answer in answers), default=1)
-        length = sum(len(tokens) for tokens, _ in pieces)
-        cut = length > room
-        if cut:
-            if self.too_long == "cut_prompt" and room >= 1:
-                pieces = self._cut(pieces, length - room)
+        length, longest = sum(len(tokens) for tokens, _ in pieces), max((len(answer) for answer in answers), default=1)
+        if self.too_long == "cut":  # whatever the other one needs: any prompt then has room for any answer
+            room = max(self.context // 3, 1)
+            cut = length > room or longest > self.context - room
+            pieces = self._cut(pieces, length - room) if length > room else pieces
+            answers = [answer[: self.context - room] for answer in answers]
+        elif cut := length + longest > self.context:
+            if self.too_long == "cut_prompt" and longest < self.context:
+                pieces = self._cut(pieces, length + longest - self.context)
             elif self.too_long == "cut_answer" and length < self.context:
                 answers = [answer[: self.context - length] for answer in answers]
             else:
-                longest = self.context - room
-                raise TooLongError(f"a prompt of {length} tokens and an answer of {longest} were given; the context holds {self.context}")
+                given = f"a prompt of {length} tokens and an answer of {longest} were given"
+                raise TooLongError(f"{given}; the context holds {self.context}")
         return tuple(self._marked(pieces, answer) for answer in answers), cut
 
     def encode_all(self, rows: Iterable[TextRow]) -> EncodedRows:
@@ -132,7 +136,7 @@ class TextEncoder:
             if len(prompt) > longest:
                 if self.too_long == "refuse":
                     raise TooLongError(f"{row.place}: the prompt has {len(prompt)} tokens; {longest} leave room for an answer")
-                if self.too_long != "cut_prompt":
+                if self.too_long not in ("cut_prompt", "cut"):
                     dropped.append(row)
                     continue
                 prompt = [token for piece, _ in self._cut([(prompt, False)], len(prompt) - longest) for token in piece]

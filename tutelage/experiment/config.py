@@ -122,6 +122,8 @@ STAGES = {
     "rloo": Stage("groups", "Groups", "prompts"),
     "grpo": Stage("groups", "Groups", "prompts", "GRPO"),
     "online-dpo": Stage("online_dpo", "OnlineDPO", "prompts"),
+    "best-of-n": Stage("best_of_n", "BestOfN", "prompts"),
+    "rounds": Stage("rounds", "Rounds", "prompts"),
 }
 """What trains a language model; learns by updates from rows of text and not by steps of a game."""
 
@@ -270,7 +272,7 @@ class TextRunConfig:
     """Share of the rows that is not learned from but measured on."""
     context: int | None = None
     """Tokens of the longest text. None: the model's context."""
-    too_long: typing.Literal["refuse", "drop", "cut_prompt", "cut_answer"] = "drop"
+    too_long: typing.Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"] = "drop"
     """What becomes of longer ones."""
     learned: typing.Literal["answer", "assistant", "everything"] = "answer"
     """Which tokens are learned from: those of the last answer, of all turns of the assistant, or all."""

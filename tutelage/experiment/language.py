@@ -141,7 +141,7 @@ class TextExperiment:
     def _make_writer(self, draw: torch.Generator) -> Any:
         """A stage that writes: it needs a reward, and PPO a critic."""
         config, materials = self.config, self.materials
-        sampling = config.algorithm.sampling
+        sampling = getattr(config.algorithm, "sampling", None) or config.algorithm.ppo.sampling
         prompts, dropped = encode_prompts(materials.encoder, materials.rows, sampling.max_new_tokens)
         self.held_out = encode_prompts(materials.encoder, materials.held_out, sampling.max_new_tokens)[0]
         if dropped:
@@ -150,6 +150,8 @@ class TextExperiment:
         reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
         eos, rest = materials.tokenizer.eos_token_id, {}
         more: list[Any] = []
+        if config.name == "rounds":
+            more = [[self._fresh_score_model(i) for i in range(config.algorithm.reward_model.members)]]
         if config.name == "ppo-lm":
             own = open_score_models(config.critic, materials.tokenizer, config.dtype, config.device) if config.critic else models
             more = [own[0].copy().requires_grad_(True) if own else ScoreModel.of(materials.model, None)]

@@ -266,7 +266,9 @@ def open_reward(config: TextRunConfig, tokenizer: Any) -> tuple[TextReward, list
 
 def lineage(address: str) -> dict[str, Any]:
     """What the card of the model at an address says of its training, {} where it has none."""
-    path = of_run(address) / "training.json" if "?" not in address else Path()
+    if "?" in address or address.startswith((WORLD, "py:")):
+        return {}
+    path = of_run(address, "model", "model-0") / "training.json"
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

@@ -70,8 +70,8 @@ def load_model(address: Path | str, device: str = "cpu") -> TextPolicy:
 
 
 def generate(
-    model: str, prompts: Sequence[str], data: Path | None, max_new_tokens: int, temperature: float, greedy: bool, samples: int, best_of: int,
-    reward: str | None, seed: int,
+    model: str, prompts: Sequence[str], data: Path | None, max_new_tokens: int, temperature: float, greedy: bool, samples: int,
+    best_of: int, reward: str | None, seed: int,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Rows of `prompt` and `answers`, and `scores` where there is a reward. best_of: draws for each answer, of which the best is kept."""
     policy = load_model(model)
@@ -108,10 +108,10 @@ def evaluate_text_run(out: Path, prompts: int = 256, seed: int = 0) -> dict[str,
 
 
 @torch.no_grad()
-def evaluate_writing(config: TextRunConfig, experiment: Any, prompts: int, seed: int) -> dict[str, float]:
-    """Scores of answers to held-out prompts, how far they are from the model that the run began with, how long they are and whether they end."""
+def evaluate_writing(config: TextRunConfig, experiment: Any, prompts: int, seed: int) -> dict[str, float | int]:
+    """Of answers to held-out prompts: scores, distance from the model that the run began with, length, and whether they end."""
     materials, model = experiment.materials, experiment.learner.nets()["model"]
-    how = getattr(config.algorithm, "sampling", None)
+    how = getattr(getattr(config.algorithm, "ppo", config.algorithm), "sampling", None)
     temperature = 1.0 if how is None else how.sampling_temperature
     longest = 64 if how is None else how.max_new_tokens
     if config.data.startswith(WORLD):

@@ -87,6 +87,16 @@ class Report:
             **numbers,
         )  # fmt: skip
 
+    def finish(self, path: Path, results: Path | None, console: Console) -> None:
+        """Add the rows to the results, keep them with the curves, and say what was found."""
+        if results is not None:
+            append(results, self.rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"rows": [vars(row) for row in self.rows], "curves": self.curves}))
+        for row in self.rows:
+            told = ", ".join(f"{name} {value:g}" for name, value in row.numbers.items())
+            console.print(f"{row.task} {row.method}, seed {row.seed}: {row.score:.3f} ({told}; {row.seconds:.0f} s)")
+
 
 def chain_study(chain: Chain, report: Report) -> None:
     """SFT -> reward model -> DPO -> PPO."""
@@ -281,10 +291,10 @@ def win_rate_study(chain: Chain, report: Report) -> None:
 
 STUDIES: dict[Study, Callable[[Chain, Report], None]] = {
     "chain": chain_study,
+    "win-rates": win_rate_study,
     "frontier": frontier_study,
     "alignment-tax": tax_study,
     "k-wise": kwise_study,
-    "win-rates": win_rate_study,
     "over-optimization": overoptimization_study,
 }
 
@@ -303,21 +313,16 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
 def run_seed(recipe: Recipe, seed: int, studies: Sequence[Study], results: Path | None, console: Console) -> None:
     """Some studies of one seed; they share the stages that they have in common."""
     setting = Setting().scaled(recipe.scale)
-    chain = Chain(setting, seed)
+    kept = recipe.out / "models"
+    chain = Chain(setting, seed, kept)
     for study in studies:
         path = recipe.out / f"{study}-{seed}.json"
         if path.exists():
             continue
-        own = Chain(overoptimization_setting(setting), seed) if study == "over-optimization" else chain
+        own = Chain(overoptimization_setting(setting), seed, kept) if study == "over-optimization" else chain
         report = Report()
         STUDIES[study](own, report)
-        if results is not None:
-            append(results, report.rows)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"rows": [vars(row) for row in report.rows], "curves": report.curves}))
-        for row in report.rows:
-            told = ", ".join(f"{name} {value:g}" for name, value in row.numbers.items())
-            console.print(f"{row.task} {row.method}, seed {seed}: {row.score:.3f} ({told}; {row.seconds:.0f} s)")
+        report.finish(path, results, console)
 
 
 if __name__ == "__main__":

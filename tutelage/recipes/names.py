@@ -10,4 +10,5 @@ RECIPES = [
     "python -m tutelage.recipes.preferences       Christiano's tasks and ablations; walker-walk by the line of PEBBLE; B-Pref's teachers",
     "python -m tutelage.recipes.reward_learning   700 comparisons on each of Christiano's eight tasks: correlation, and erring raters",
     "python -m tutelage.recipes.simple_tag        predators and prey, each against the other's script, judged in mpe2",
+    "python -m tutelage.recipes.real_data         300 pairs and 300 thumbs of people through every stage; a reward model in five folds",
 ]

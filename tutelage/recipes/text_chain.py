@@ -6,10 +6,11 @@ that a study can leave stages out and the others stay the same to the bit.
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,10 @@ TINY = "gpt2?layers=2&width=32&heads=4&context=64"
 STEADY = Optimization(schedule="linear", final_share=0.0, betas=(0.9, 0.999))
 
 
+Watch = Callable[[Any, dict[str, float]], None]
+"""Told of a stage and its metrics after each update."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One chain; the numbers were measured in the valence language (a net of 30,000 weights)."""
@@ -55,7 +60,7 @@ class Setting:
     reward: RewardConfig = field(default_factory=lambda: RewardConfig(epochs=6, batch_size=32, learning_rate=1e-3))
     dpo: DPOConfig = field(
         default_factory=lambda: DPOConfig(
-            beta=0.5, epochs=2, batch_size=64, learning_rate=3e-4, optimizer=Optimization(final_share=0.1, warmup=20, betas=(0.9, 0.999))
+            beta=0.5, epochs=2, batch_size=64, learning_rate=4e-4, optimizer=Optimization(final_share=0.1, warmup=20, betas=(0.9, 0.999))
         )
     )
     ppo: PPOConfig = field(
@@ -101,8 +106,9 @@ class WorldReward(TextReward):
 class Chain:
     """One seed of a setting; each stage is made when it is asked for, once."""
 
-    def __init__(self, setting: Setting, seed: int) -> None:
-        self.setting, self.seed = setting, seed
+    def __init__(self, setting: Setting, seed: int, kept: Path | None = None) -> None:
+        """kept: a folder where SFT and reward models of equal settings are found again, since they are the same to the bit."""
+        self.setting, self.seed, self.kept = setting, seed, kept
         self.world: TextWorld = text_world(setting.world)
         self.tokenizer = word_tokenizer(self.world.words)
         self._tuned: dict[tuple[str, float], LanguageModel] = {}
@@ -135,15 +141,26 @@ class Chain:
         """The net before it has read anything."""
         return make_model(self.setting.model, self.generator("model"), self.tokenizer)
 
+    def _place(self, name: str, *depends: object) -> Path | None:
+        return None if self.kept is None else self.kept / f"{name}-{self.seed}-{zlib.crc32(repr(depends).encode()):08x}"
+
     @cached_property
     def sft(self) -> LanguageModel:
         """After demonstrations; what all later stages start from and are held to."""
+        setting = self.setting
+        place = self._place(
+            "sft", setting.world.partition("-")[0], setting.model, setting.demonstrations, setting.general_texts, setting.sft
+        )
+        if place is not None and place.exists():
+            return make_model(place, self.generator("model"), self.tokenizer).copy()
         model = self.fresh.copy().requires_grad_(True)
-        texts = self.texts(self.setting.demonstrations, "demonstrations") + self.general(self.setting.general_texts, "general")
-        run(SFT(self.setting.sft, model, texts, self.generator("sft")))
+        texts = self.texts(setting.demonstrations, "demonstrations") + self.general(setting.general_texts, "general")
+        run(SFT(setting.sft, model, texts, self.generator("sft")))
+        if place is not None:
+            model.save(place)
         return model.copy()
 
-    def answers(self, model: LanguageModel, prompts: Sequence[Sequence[int]], stage: str, samples: int = 1, **how) -> Answers:
+    def answers(self, model: LanguageModel, prompts: Sequence[Sequence[int]], stage: str, samples: int = 1, **how: Any) -> Answers:
         """What a model writes to prompts."""
         return answer(model, prompts, self.world.answer_tokens, EOS, self.generator(stage), samples=samples, **how)
 
@@ -170,18 +187,26 @@ class Chain:
 
     def rewards(self, config: RewardConfig, stage: str = "reward", ranked: Ranked | None = None) -> list[ScoreModel]:
         """The members of a reward model, fitted to all rankings but those held out."""
-        g, ranked = self.generator(stage), ranked or self.ranked
+        g, own = self.generator(stage), self.setting
+        depends = (own.world, own.model, own.demonstrations, own.sft, own.ranked_prompts, own.held_out, own.answers, config)
+        places = [None if ranked else self._place(f"{stage}-{member}", *depends) for member in range(config.members)]
+        if all(place is not None and place.exists() for place in places):
+            return [ScoreModel.load(place) for place in places if place is not None]
+        ranked = ranked or self.ranked
         models = [ScoreModel.of(self.sft, g) for _ in range(config.members)]
         learner = RewardModel(config, models, ranked.rankings[self.setting.held_out :], g)
         run(learner)
         learner.shift_to(self.texts(500, f"{stage} shift"))
+        for model, place in zip(models, places, strict=True):
+            if place is not None:
+                model.save(place)
         return models
 
     def pairs(self) -> list[tuple[Encoded, Encoded]]:
         """All pairs (better, worse) of the prompts that the reward model learns from."""
         return [(pair.texts[0], pair.texts[1]) for pair in in_pairs(self.ranked.rankings[self.setting.held_out :])]
 
-    def dpo(self, stage: str = "dpo", **changes) -> LanguageModel:
+    def dpo(self, stage: str = "dpo", **changes: Any) -> LanguageModel:
         """The SFT model after DPO on the ranked pairs."""
         model = self.sft.copy().requires_grad_(True)
         run(DPO(replace(self.setting.dpo, **changes), model, self.pairs(), self.generator(stage)))
@@ -189,15 +214,14 @@ class Chain:
 
     def ppo(
         self, reward: TextReward | None = None, stage: str = "ppo", pretraining: Sequence[Encoded] = (), critic: ScoreModel | None = None,
-        watch=None, **changes,
+        watch: Watch | None = None, start: LanguageModel | None = None, **changes: Any,
     ) -> LanguageModel:  # fmt: skip
-        """The SFT model after PPO on a reward (None: the reward model). watch: called after each iteration with learner and metrics."""
-        policy = self.sft.copy().requires_grad_(True)
-        critic = (self.reward if critic is None else critic).copy()
+        """A model after PPO on a reward (None: the reward model), held to SFT. watch: as of `run`. start: None is the SFT model."""
+        policy = (start or self.sft).copy().requires_grad_(True)
         asked = [Asked(tuple(prompt)) for prompt in self.prompts(2_000, f"{stage} prompts")]
         learner = PPOLM(
-            replace(self.setting.ppo, **changes), policy, critic, reward or LearnedTextReward([self.reward]), asked, EOS,
-            self.generator(stage), pretraining=pretraining,
+            replace(self.setting.ppo, **changes), policy, (critic or self.reward).copy(), reward or LearnedTextReward([self.reward]), asked,
+            EOS, self.generator(stage), self.sft, pretraining,
         )  # fmt: skip
         run(learner, watch)
         return learner.nets()["model"].copy()
@@ -253,7 +277,7 @@ class Chain:
         return exact_frontier(gold[0], betas, shares)
 
 
-def run(stage: Stage, watch=None) -> dict[str, float]:
+def run(stage: Stage, watch: Watch | None = None) -> dict[str, float]:
     """All updates of a stage; its last metrics. watch: called after each update with the stage and its metrics."""
     metrics: dict[str, float] = {}
     while stage.updates < stage.total:

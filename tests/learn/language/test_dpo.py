@@ -74,7 +74,10 @@ def test_the_gradient_of_a_batch_is_the_papers(model):
     model.zero_grad()
     slow = torch.zeros_like(found)
     for pair in rows:
-        logp = [model.log_probs(*(x[None] for x in (torch.tensor(t.tokens), torch.ones(len(t)).bool(), torch.tensor(t.response)))).sum() for t in pair]
+        logp = [
+            model.log_probs(*(x[None] for x in (torch.tensor(t.tokens), torch.ones(len(t)).bool(), torch.tensor(t.response)))).sum()
+            for t in pair
+        ]
         weight = 0.5 * sigma(-0.5 * float((logp[0] - logp[1]).detach()))
         grads = torch.autograd.grad(weight * (logp[1] - logp[0]), list(model.parameters()), allow_unused=True)
         slow += torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(model.parameters(), grads, strict=True)]) / 4
@@ -144,7 +147,9 @@ def test_the_same_bits_from_the_same_seed_and_after_resuming(tokenizer, settings
 
 def test_it_learns_what_is_preferred(model):
     rows = [(encoded([BOS, 3], [4, 7, EOS]), encoded([BOS, 3], [4, 8, EOS])) for _ in range(16)]
-    learner = DPO(Config(epochs=20, batch_size=16, learning_rate=1e-2, optimizer=Optimization(schedule="constant")), model, rows, generator())
+    learner = DPO(
+        Config(epochs=20, batch_size=16, learning_rate=1e-2, optimizer=Optimization(schedule="constant")), model, rows, generator()
+    )
     while learner.updates < learner.total:
         metrics = learner.update()
     assert metrics["accuracy"] == 1.0 and metrics["reward/margin"] > 0.3

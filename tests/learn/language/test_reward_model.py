@@ -122,7 +122,7 @@ def test_gradients_of_pieces_are_that_of_the_batch(model):
 
 
 def test_the_answers_of_a_prompt_are_scored_once(model):
-    score, rank, mask, margin = score_rankings(ScoreModel.of(model, generator(7)), rankings())
+    score, _, mask, margin = score_rankings(ScoreModel.of(model, generator(7)), rankings())
     assert mask.sum(1).tolist() == [2, 3, 4, 2, 3, 4] and margin.tolist() == pytest.approx([0.2, 0, 0, 0.2, 0, 0])
     one = ScoreModel.of(model, generator(7))
     text = rankings()[1].texts[2]
@@ -172,7 +172,10 @@ def test_the_same_bits_from_the_same_seed_and_after_resuming(tokenizer, settings
 
 def test_it_learns_what_raters_like(model):
     """The longer answer is preferred."""
-    rows = [Ranking((long, short), (1, 2)) for long, short in ((encoded([BOS, 3], [4] * (2 + i % 3) + [EOS]), encoded([BOS, 3], [4, EOS])) for i in range(24))]
+    rows = [
+        Ranking((long, short), (1, 2))
+        for long, short in ((encoded([BOS, 3], [4] * (2 + i % 3) + [EOS]), encoded([BOS, 3], [4, EOS])) for i in range(24))
+    ]
     learner = RewardModel(Config(epochs=10, batch_size=8, learning_rate=1e-2), [ScoreModel.of(model, generator(7))], rows, generator())
     while learner.updates < learner.total:
         learner.update()

@@ -138,13 +138,11 @@ class PPOLM:
         own = policy.copy() if reference is None and policy.adapted is None else reference
         self.writer = Writer(config.sampling, policy, own, reward, prompts, eos, generator)
         self.shuffle = spawned(generator)
-        self.ptx = None
-        if config.ptx_coefficient:
-            self.ptx = Ptx(policy, pretraining, config.ptx_coefficient, config.ptx_unit, spawned(generator))
+        ptx = config.ptx_coefficient, config.ptx_unit
+        self.ptx = Ptx(policy, pretraining, *ptx, spawned(generator)) if config.ptx_coefficient else None
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
-        self.critic_descent = Descent(
-            dict(critic.named_parameters()), config.critic_learning_rate or config.learning_rate, config.optimizer
-        )
+        rate = config.critic_learning_rate or config.learning_rate
+        self.critic_descent = Descent(dict(critic.named_parameters()), rate, config.optimizer)
         self.average = None if config.ema is None else policy.copy()
         self.kl_coefficient = config.kl_coefficient
         self.updates, self.total, self.steps = 0, config.iterations, 0  # iterations, those planned, gradient steps
@@ -161,8 +159,8 @@ class PPOLM:
         metrics = mean_metrics(found) | written.metrics() | {"kl_coefficient": self.kl_coefficient}
         metrics |= {"reward": float(reward.sum(1).mean()), "ratio/first": found[0]["ratio"]}
         if config.kl_target is not None:
-            adapted = self.kl_coefficient, metrics["kl"], config.kl_target, config.episodes, config.kl_horizon
-            self.kl_coefficient = adaptive_kl_coefficient(*adapted)
+            about = self.kl_coefficient, metrics["kl"], config.kl_target, config.episodes, config.kl_horizon
+            self.kl_coefficient = adaptive_kl_coefficient(*about)
         self.updates += 1
         if config.kl_limit is not None and metrics["kl"] > config.kl_limit:
             self.total = self.updates
@@ -216,7 +214,7 @@ class PPOLM:
         return {
             "descent": self.descent.state(),
             "critic": self.critic_descent.state(),
-            "average": None if self.average is None else dict(self.average.named_parameters()),
+            "average": None if self.average is None else self.average.state_dict(),
             "writer": self.writer.state(),
             "shuffle": self.shuffle.get_state(),
             "ptx": None if self.ptx is None else self.ptx.state(),
@@ -228,9 +226,7 @@ class PPOLM:
         self.descent.load(state["descent"])
         self.critic_descent.load(state["critic"])
         if self.average is not None:
-            with torch.no_grad():
-                for name, weight in self.average.named_parameters():
-                    weight.copy_(state["average"][name])
+            self.average.load_state_dict(state["average"])
         self.writer.load(state["writer"])
         self.shuffle.set_state(state["shuffle"])
         if self.ptx is not None:

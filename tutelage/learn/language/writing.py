@@ -57,6 +57,8 @@ class Written:
     """What the reward says, with what a missing end costs."""
     finished: Bool[Tensor, "B"]
     """Whether the answer has its EOS."""
+    columns: tuple[Mapping[str, Any], ...] = ()
+    """Of the row of each answer's prompt."""
 
     @property
     def kl(self) -> Float[Tensor, "B"]:
@@ -111,12 +113,13 @@ class Writer:
         )  # fmt: skip
         text = TextBatch(drawn.tokens, drawn.attention, drawn.response)
         logp = self.logp(self.policy, text) if how.rescore else drawn.logp
-        score = self.reward.scores(text, [prompt.columns for prompt in asked for _ in range(samples)]).to(device)
+        columns = tuple(prompt.columns for prompt in asked for _ in range(samples))
+        score = self.reward.scores(text, columns).to(device)
         if how.missing_eos == "replace":
             score = torch.where(drawn.finished, score, how.missing_eos_score)
         elif how.missing_eos == "subtract":
             score = torch.where(drawn.finished, score, score + how.missing_eos_score)
-        return Written(text, logp, self.reference_logp(text), score, drawn.finished)
+        return Written(text, logp, self.reference_logp(text), score, drawn.finished, columns)
 
     def reference_logp(self, text: TextBatch) -> Float[Tensor, "B T"]:
         """What the reference says of the answers, at the same temperature."""
