@@ -117,7 +117,11 @@ def test_what_follows_eos_changes_nothing(model: LanguageModel):
         assert torch.equal(asked(tokens), asked(other))
 
 
-def test_packed_texts_do_not_see_one_another(model: LanguageModel):
+@pytest.mark.parametrize(
+    "kind", [*KINDS, "gptj?layers=2&width=32&heads=4&context=64&rotary_dim=8", "gpt_neox?layers=2&width=32&heads=4&context=64"]
+)
+def test_packed_texts_do_not_see_one_another(kind: str):
+    model = a_model(kind)
     first, second = some_tokens(1, 6), some_tokens(1, 5, seed=2)
     together = torch.cat([first, second], 1)
     text = torch.tensor([[0] * 6 + [1] * 5])
@@ -129,6 +133,12 @@ def test_packed_texts_do_not_see_one_another(model: LanguageModel):
     for part, alone in ((slice(0, 6), first), (slice(6, 11), second)):
         expected = model.log_probs(alone, everywhere(alone), everywhere(alone))
         torch.testing.assert_close(logp[:, part], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_packed_texts_are_not_for_a_sliding_window():
+    model, tokens = a_model("mistral?layers=1&width=32&heads=4&context=64&sliding_window=4"), some_tokens(1, 6)
+    with pytest.raises(ModelError, match="rows of 6 tokens with several texts were given to a model with a sliding window"):
+        model.log_probs(tokens, torch.ones(1, 6, 6, dtype=torch.bool), everywhere(tokens), positions=torch.arange(6)[None])
 
 
 def test_entropy_belongs_to_the_distribution_of_its_token(model: LanguageModel):
@@ -276,6 +286,8 @@ def test_a_score_model_is_on_its_own(model: LanguageModel):
         ("gpt2?layers", "no option"),
         ("gpt2?width=30&heads=4", "cannot be built|divisible"),
         ("gemma2?layers=1&width=16&heads=2&head_dim=8", "final_logit_softcapping"),
+        ("bert?layers=1&width=16&heads=2", "see those that follow them"),
+        ("roformer?layers=1&width=16&heads=2", "see those that follow them"),
         ("/no/such/folder", "a folder or a hub name"),
     ],
 )

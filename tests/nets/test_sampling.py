@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.nets.language import LanguageModel, ModelError, make_model
-from tutelage.nets.sampling import Sampled, sample
+from tutelage.nets.sampling import Sampled, _draw, sample
 
 WORDS, EOS = 40, 2
 SIZES = "layers=2&width=32&heads=4&context=64"
@@ -115,6 +115,14 @@ def test_draws_follow_the_distribution():
     found = torch.bincount(out.tokens[:, -1], minlength=WORDS) / 20_000
     deviation = (expected * (1 - expected) / 20_000).sqrt()
     assert ((found - expected).abs() < 4.5 * deviation + 1e-4).all()
+
+
+def test_words_at_the_end_of_a_large_vocabulary_can_be_drawn():
+    logits = torch.full((1, 50_000), -17.0)  # each 4e-8 of the first: less than single precision can add to 1
+    logits[0, 0] = 0.0
+    share = logits.softmax(-1).double()
+    uniform = (share.cumsum(-1) - 0.5 * share)[0, 1::500, None] / share.sum()
+    assert [int(_draw(logits, one)) for one in uniform] == list(range(1, 50_000, 500))
 
 
 def test_filters_keep_what_they_should_and_warn():

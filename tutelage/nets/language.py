@@ -125,6 +125,8 @@ def make_model(
             raise ModelError(
                 f"{address} has {module.config.vocab_size} words and the tokenizer {len(tokenizer)}; they belong to two models"
             )
+        if getattr(module.config, "is_decoder", None) is False and not any(getattr(part, "is_causal", None) for part in module.modules()):
+            raise ModelError(f"{address}: its tokens see those that follow them; a causal model was expected")
         for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
             if getattr(module.config, name, None) not in (None, 1.0):
                 raise ModelError(f"{address}: its logits pass through {name}; an output layer that is one linear map was expected")
@@ -209,6 +211,10 @@ def last_hidden(
     if cache is not None and tokens.shape[1] == 1 and all(type(layer) is Room for layer in cache.layers):
         mask = _added(attention[:, None, None], backbone)  # one token sees every real one
     elif attention.dim() == 3:
+        if (getattr(backbone.config, "sliding_window", None) or tokens.shape[1]) < tokens.shape[1]:
+            raise ModelError(
+                f"rows of {tokens.shape[1]} tokens with several texts were given to a model with a sliding window; packing is not for it"
+            )
         mask = _added(attention.tril()[:, None], backbone)
     elif cache is None and not (attention[:, 1:] & ~attention[:, :-1]).any():
         # Padding to the right is behind every real token, where causal attention does not look: no mask, a faster kernel.

@@ -115,7 +115,7 @@ def _filtered(logits: Tensor, top_k: int, top_p: float, forbidden: int | None) -
 
 def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """The first token at which the cumulative probability exceeds a uniform number."""
-    cumulative = logits.softmax(-1).cumsum(-1).double()
+    cumulative = logits.softmax(-1).double().cumsum(-1)  # in single precision words late in a large vocabulary would add nothing
     return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(1)
 
 

@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, spawned
+from tutelage.learn.language import descent
+from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, shared, spawned
+from tutelage.nets import ranks
 
 
 def test_the_rate_by_hand():
     linear = Optimization(schedule="linear", final_share=0.0, warmup=2)
     assert [round(linear.rate(1.0, i, 6), 4) for i in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert Optimization(schedule="constant").rate(2.0, 5, 6) == 2.0
+    assert Optimization(schedule="linear", final_share=0.0, warmup=1).rate(1.0, 0.97, 6) == 1.0  # updates of PPO are fractions
     cosine = Optimization(schedule="cosine", final_share=0.1)
     assert cosine.rate(1.0, 0, 4) == 1.0 and cosine.rate(1.0, 2, 4) == pytest.approx(0.55) and cosine.rate(1.0, 4, 4) == pytest.approx(0.1)
 
@@ -73,6 +76,19 @@ def test_children_of_a_generator_differ_and_pieces_are_whole():
     parent = Generator().manual_seed(0)
     assert spawned(parent).initial_seed() != spawned(parent).initial_seed()
     assert [list(part) for part in pieces(range(5), 2)] == [[0, 1], [2, 3], [4]] and [list(p) for p in pieces(range(2), None)] == [[0, 1]]
+
+
+@pytest.mark.parametrize(("rows", "microbatch"), [(17, 8), (17, 1), (17, None), (1, None), (2, 1), (3, 2)])
+def test_all_processes_have_as_many_pieces_and_every_row_weighs_once(monkeypatch: pytest.MonkeyPatch, rows: int, microbatch: int | None):
+    monkeypatch.setattr(ranks, "ranks", lambda: 2)
+    monkeypatch.setattr(descent, "ranks", lambda: 2)
+    found = []
+    for rank in range(2):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        found.append(shared(range(rows), microbatch))
+    assert len(found[0]) == len(found[1]) and all(len(part) for own in found for part, _ in own)
+    assert sorted(row for own in found for part, weight in own for row in part if weight) == list(range(rows))
+    assert all(weight in (0.0, 1.0) and len(part) <= (microbatch or rows) for own in found for part, weight in own)
 
 
 def test_dropout_is_found_wherever_it_is_kept():

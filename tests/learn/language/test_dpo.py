@@ -10,7 +10,7 @@ import torch
 from tests.learn.language.conftest import ADDRESS, BOS, EOS, generator, gradient_of, pairs, same_bits_after_resuming
 from tutelage.experience.text import Encoded, encoded
 from tutelage.learn.language.descent import Optimization, TrainingError
-from tutelage.learn.language.dpo import DPO, LOSSES, Config, PairLogp
+from tutelage.learn.language.dpo import DPO, FREE, LOSSES, Config, PairLogp
 from tutelage.learn.language.reference import digests, refuse_changes, text_logp
 from tutelage.nets.language import LoRA, make_model
 
@@ -122,6 +122,24 @@ def test_adapters_off_are_the_reference(tokenizer):
     assert not torch.allclose(text_logp(adapted, texts), text_logp(plain, texts), atol=1e-4)
 
 
+def test_unseen_pairs_are_held_to_the_same_reference(tokenizer):
+    adapted = make_model(ADDRESS, generator(), tokenizer, lora=LoRA(rank=2))
+    assert DPO(Config(live_reference=True), adapted, pairs(4), generator()).evaluate(pairs(4, seed=9))["loss"] == pytest.approx(math.log(2))
+    with pytest.raises(TrainingError, match="without what the reference says of them"):
+        DPO(Config(), adapted, pairs(4), generator()).evaluate(pairs(4, seed=9))
+
+
+@pytest.mark.parametrize("loss", ["simpo", "orpo", "dpo-norm", "ipo-mean"])
+def test_accuracy_compares_what_the_loss_compares(model, loss):
+    """The longer answer is preferred per token, and not in sum."""
+    pair = PAIR._replace(chosen=torch.tensor([-30.0]), chosen_length=torch.tensor([20.0]), reference_chosen=torch.tensor([-40.0]),
+        rejected=torch.tensor([-15.0]), reference_rejected=torch.tensor([-40.0]))  # fmt: skip
+    learner = DPO(Config(loss=loss), model, pairs(2), generator())
+    free = pair._replace(reference_chosen=torch.zeros(1), reference_rejected=torch.zeros(1))
+    told = learner._measures(free if loss in FREE else pair._replace(reference_rejected=torch.tensor([-16.0])), torch.zeros(1))
+    assert told["accuracy"] == 1.0 and told["reward/margin"] > 0.0
+
+
 def test_kept_numbers_of_other_inputs_are_refused(model):
     rows = [text for pair in pairs(3) for text in pair]
     about: dict[str, Any] = dict(tokenizer="{}", template="t", max_length=32)
@@ -164,3 +182,9 @@ def test_a_pair_without_an_answer_and_margins_that_are_missing_are_named(model):
         DPO(Config(), model, [pairs(1)[0], (pairs(1)[0][0], empty)], generator())
     with pytest.raises(TrainingError, match=r"needs margins of shape \(1, 1\); none were given"):
         DPO(Config(loss="modpo", objective_weights=(0.5, 0.5)), model, pairs(1), generator())
+
+
+@pytest.mark.parametrize("loss", ["ipo", "ipo-mean", "hinge", "orpo", "modpo"])
+def test_label_smoothing_is_refused_where_it_would_do_nothing(model, loss):
+    with pytest.raises(TrainingError, match=f"label_smoothing=0.1 was given for {loss}; it is for dpo, robust"):
+        DPO(Config(loss=loss, label_smoothing=0.1), model, pairs(2), generator())

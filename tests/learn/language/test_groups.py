@@ -107,6 +107,15 @@ def test_groups_of_equal_score_are_counted_and_teach_nothing(model):
     assert dpo.update()["pairs"] == 0.0 and dpo.updates == 1
 
 
+def test_groups_of_equal_score_are_counted_before_the_price_of_distance(model, tokenizer):
+    class Tenth(TextReward):
+        def scores(self, texts: TextBatch, columns: object = ()) -> Tensor:
+            return torch.full((len(texts),), 0.1)
+
+    away = make_model(ADDRESS, generator(9), tokenizer).copy()
+    assert Groups(Config(**BASE), model, Tenth(), PROMPTS, EOS, generator(3), away).update()["equal_groups"] == 1.0
+
+
 def test_a_group_of_one_is_refused(model):
     with pytest.raises(TrainingError, match="samples=1 was given; an answer is judged against others"):
         Groups(Config(samples=1), model, CountsGood(), PROMPTS, EOS, generator())

@@ -27,7 +27,10 @@ def test_golden_values():
 
 def test_prompts_meet_the_answer_of_the_row_that_follows():
     some = [(encoded([BOS, 3], [4, EOS]), True), (encoded([BOS], [5, 6, EOS]), False), (encoded([BOS, 7], [8, EOS]), True)]
-    assert [text.tokens for text in mismatched(some)] == [(BOS, 3, 5, 6, EOS), (BOS, 8, EOS), (BOS, 7, 4, EOS)]
+    assert [text.tokens for text in mismatched(some, 32)] == [(BOS, 3, 5, 6, EOS), (BOS, 8, EOS), (BOS, 7, 4, EOS)]
+    assert [text.tokens for text in mismatched(some, 4)] == [(BOS, 3, 5, 6), (BOS, 8, EOS), (BOS, 7, 4, EOS)]
+    good, bad = (encoded([BOS, 3], [word, EOS]) for word in (7, 8))  # of one prompt, as they lie in a file
+    assert [text.tokens for text in mismatched([(good, True), (bad, False), some[2]], 32)] == [(BOS, 3, 8, EOS)] * 2 + [(BOS, 7, 7, EOS)]
 
 
 def test_before_the_first_step_the_loss_is_a_half(model):
@@ -46,7 +49,7 @@ def test_the_gradient_against_a_slow_version_and_in_pieces(model):
     model.zero_grad()
     learner = KTO(Config(batch_size=6, beta=0.7), model, rows(6), generator(), reference)
     batch = [learner.rows[i] for i in learner.passes.take()]
-    others = mismatched(batch)
+    others = mismatched(batch, 32)
     z_0 = (text_logp(model, others) - text_logp(reference, others)).mean().clamp(min=0.0)
     total = torch.tensor(0.0)
     for text, up in batch:
@@ -85,5 +88,13 @@ def test_mistakes_are_named(model):
         KTO(Config(batch_size=1), model, rows(4), generator())
     with pytest.raises(TrainingError, match="row 0: its answer has no token"):
         KTO(Config(), model, [(Encoded((BOS, 3), (False, False)), True)] * 2, generator())
-    with pytest.raises(TrainingError, match="a prompt with the answer of another row has 41 tokens"):
-        KTO(Config(), model, [(encoded([BOS] * 20, [EOS]), True), (encoded([BOS], [3] * 20 + [EOS]), True)], generator())
+
+
+def test_a_last_batch_of_one_row_is_no_step(model):
+    assert KTO(Config(batch_size=4, epochs=3), model, rows(9), generator()).total == 6
+    assert KTO(Config(batch_size=4, epochs=3), model, rows(10), generator()).total == 9
+
+
+def test_a_long_prompt_meets_a_long_answer(model):
+    some = [(encoded([BOS] * 20, [EOS]), True), (encoded([BOS], [3] * 20 + [EOS]), False)]  # together more than the context
+    assert KTO(Config(), model, some, generator()).update()["loss"] == pytest.approx(0.5, abs=1e-6)

@@ -135,6 +135,13 @@ def test_shuffled_pairs_are_elements_of_their_own(model):
     assert len(apart) == sum(len([1 for i, j in combinations(r.ranks, 2) if i != j]) for r in rankings())
     learner = RewardModel(Config(shuffled_pairs=True, batch_size=4), [ScoreModel.of(model, generator(7))], rankings(), generator())
     assert learner.total == -(-len(apart) // 4)
+    assert learner.rankings == list(rankings())  # what a shift to the best answers is made from
+
+
+def test_orders_of_ties_alone_have_no_accuracy(score_model):
+    tied = [Ranking(pair, (1, 1)) for pair in pairs(3)]
+    found = RewardModel(Config(ties="half"), [score_model], tied, generator()).evaluate(tied)
+    assert "accuracy" not in found and "margin" not in found and all(math.isfinite(value) for value in found.values())
 
 
 def test_the_shift_is_only_a_shift_and_is_saved(model, tmp_path: Path):

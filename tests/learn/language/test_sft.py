@@ -8,7 +8,8 @@ import torch
 
 from tests.learn.language.conftest import ADDRESS, BOS, EOS, generator, gradient_of, same_bits_after_resuming, texts
 from tutelage.experience.text import Encoded, TextBatch, encoded, pad_right
-from tutelage.learn.language.descent import TrainingError
+from tutelage.learn.language import sft
+from tutelage.learn.language.descent import TrainingError, spawned
 from tutelage.learn.language.sft import SFT, Config, sft_loss
 from tutelage.nets.language import make_model
 
@@ -94,3 +95,15 @@ def test_it_learns_a_language(model):
 def test_a_text_without_an_answer_is_named(model):
     with pytest.raises(TrainingError, match="text 1 has no token to learn from"):
         SFT(Config(), model, [texts(1)[0], Encoded((BOS, 3), (False, False))], generator())
+
+
+def test_rows_that_are_narrower_than_a_text_are_refused_at_once(model):
+    with pytest.raises(TrainingError, match=r"text \d+ has \d+ tokens; rows of packing=4 do not hold it"):
+        SFT(Config(packing=4), model, texts(8), generator())
+
+
+def test_dropout_is_drawn_where_the_net_is(model, monkeypatch: pytest.MonkeyPatch):
+    places: list[object] = []
+    monkeypatch.setattr(sft, "spawned", lambda parent, device="nowhere": places.append(device) or spawned(parent))
+    SFT(Config(), model, texts(2), generator())
+    assert places == ["nowhere", model.device]  # that of the order, then that of the dropout

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from tutelage.equations.schedules import cosine, linear
 from tutelage.experience.text import bucketed_batches, shuffled_batches
-from tutelage.nets.ranks import like
+from tutelage.nets.ranks import like, ranks, share
 
 Kind = TypeVar("Kind")
 
@@ -45,7 +45,7 @@ class Optimization:
     def rate(self, peak: float, update: int | float, total: int) -> float:
         """The rate of update number `update`, from 0 on, of `total`."""
         if update < self.warmup:
-            return peak * (update + 1) / self.warmup
+            return peak * min((update + 1) / self.warmup, 1.0)  # between whole updates, too, no more than the peak
         share = (update - self.warmup) / max(total - self.warmup, 1)
         if self.schedule == "constant":
             return peak
@@ -147,15 +147,26 @@ class Passes:
             self._given = int(state["given"])
 
 
-def spawned(generator: Generator) -> Generator:
+def spawned(generator: Generator, device: torch.device | str = "cpu") -> Generator:
     """A generator of its own for one part, from a draw of another."""
-    return Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    return Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 def pieces(rows: Sequence[Kind], microbatch: int | None) -> Iterator[Sequence[Kind]]:
     """Rows in microbatches (None: all at once)."""
     size = microbatch or max(len(rows), 1)
     return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def shared(rows: Sequence[Kind], microbatch: int | None) -> list[tuple[Sequence[Kind], float]]:
+    """This rank's microbatches of a batch, with their weights in the loss: 1.
+
+    All ranks take part in every pass through a net, so all get as many microbatches: who has too few goes through the first row again,
+    which then weighs 0 in the loss (in metrics it counts).
+    """
+    most = -(-len(rows) // ranks())
+    own = [(part, 1.0) for part in pieces(share(rows), microbatch)]
+    return own + [(rows[:1], 0.0)] * (-(-most // (microbatch or most)) - len(own))
 
 
 def set_dropout(net: nn.Module, rate: float) -> None:

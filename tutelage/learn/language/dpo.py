@@ -23,10 +23,9 @@ from torch import Generator, Tensor
 from tutelage.equations.direct_preferences import dpo_logit, hinge_loss, ipo_loss, log_odds, modpo_logit, robust_dpo_loss, simpo_logit
 from tutelage.equations.preferences import bradley_terry_loss
 from tutelage.experience.text import Encoded, pad_right
-from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, spawned
+from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, shared, spawned
 from tutelage.learn.language.reference import text_logp
 from tutelage.nets.language import LanguageModel
-from tutelage.nets.ranks import share
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Config:
     beta: float = 0.1
     """How dear the distance from the reference is (paper: 0.1; TL;DR: 0.5; dpo-norm: 5; simpo: 2 to 2.5; chat models: 0.01)."""
     label_smoothing: float = 0.0
-    """Share of labels that are believed to be wrong, for dpo (cDPO: 0.1) and robust (0.1)."""
+    """Share of labels that are believed to be wrong, for dpo (cDPO: 0.1), robust (0.1), simpo and dpo-norm."""
     target_margin: float = 1.0
     """gamma of simpo (paper: 0.3 to 0.5 of beta)."""
     odds_coefficient: float = 0.1
@@ -124,6 +123,8 @@ LOSSES: dict[str, Callable[[PairLogp, Config], Tensor]] = {
 }
 FREE = ("orpo", "simpo")
 """What has no reference."""
+PER_TOKEN = ("ipo-mean", "orpo", "simpo", "dpo-norm")  # compare means over tokens and not sums
+SMOOTHED = ("dpo", "robust", "simpo", "dpo-norm")  # know label_smoothing
 
 
 class DPO:
@@ -144,12 +145,12 @@ class DPO:
                     raise TrainingError(
                         f"pair {number}: its {name} answer has no token; it is empty, or was cut off with the end of the text"
                     )
+        if config.label_smoothing and config.loss not in SMOOTHED:
+            raise TrainingError(f"label_smoothing={config.label_smoothing:g} was given for {config.loss}; it is for {', '.join(SMOOTHED)}")
         others = len(config.objective_weights) - 1
         if config.loss == "modpo" and (margins is None or margins.shape != (len(pairs), others)):
             got = "none" if margins is None else f"{tuple(margins.shape)}"
-            raise TrainingError(
-                f"modpo with {others + 1} objective_weights needs margins of shape ({len(pairs)}, {others}); {got} were given"
-            )
+            raise TrainingError(f"modpo with {others + 1} weights needs margins of shape ({len(pairs)}, {others}); {got} were given")
         set_dropout(model, 0.0)
         self.config, self.model, self.pairs, self.loss = config, model, list(pairs), LOSSES[config.loss]
         self.margins = torch.zeros(len(pairs), 0) if margins is None else margins
@@ -176,15 +177,13 @@ class DPO:
     def update(self) -> dict[str, float]:
         """One step on the next batch of pairs."""
         rows = self.passes.take()
-        own = share(rows)
         found: list[dict[str, float]] = []
-        for part in pieces(own, self.config.microbatch):
+        for part, weight in shared(rows, self.config.microbatch):
             batch = self.measure([self.pairs[i] for i in part], self._reference(part), self.margins[list(part)])
             loss = self._objective(batch)
-            (loss.sum() / len(rows)).backward()
+            (weight * loss.sum() / len(rows)).backward()
             batch, loss = PairLogp(*(x.detach() for x in batch)), loss.detach()
-            weight = len(part) / len(own) * -(-len(own) // (self.config.microbatch or len(own)))
-            found.append({name: weight * value for name, value in self._measures(batch, loss).items()})
+            found += [self._measures(batch, loss)] * len(part)
         metrics = mean_metrics(found) | self.descent.step(self.updates, self.total)
         self.updates += 1
         return metrics
@@ -208,8 +207,9 @@ class DPO:
         return PairLogp(logp[:N], logp[N:], chosen, rejected, lengths[:N], lengths[N:], margins.to(device))
 
     def _measures(self, pairs: PairLogp, loss: Tensor) -> dict[str, float]:
-        chosen = self.config.beta * (pairs.chosen - pairs.reference_chosen)
-        rejected = self.config.beta * (pairs.rejected - pairs.reference_rejected)
+        told = pairs.means if self.config.loss in PER_TOKEN else pairs
+        chosen = self.config.beta * (told.chosen - told.reference_chosen)
+        rejected = self.config.beta * (told.rejected - told.reference_rejected)
         return {
             "loss": float(loss.mean()),
             "reward/chosen": float(chosen.mean()),
@@ -222,9 +222,11 @@ class DPO:
 
     @torch.no_grad()
     def evaluate(self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Float[Tensor, "n 2"] | None = None) -> dict[str, float]:
-        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: zeros, or a live one's."""
+        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: a live one is asked."""
+        if reference is None and self.config.loss not in FREE and not self.config.live_reference:
+            raise TrainingError("pairs were to be evaluated without what the reference says of them; its log-probabilities are needed")
         if reference is None:
-            reference = torch.zeros(len(pairs), 2) if self.live is None else self.reference_logp(pairs)
+            reference = torch.zeros(len(pairs), 2) if self.config.loss in FREE else self.reference_logp(pairs)
         found: list[dict[str, float]] = []
         for part in pieces(range(len(pairs)), self.config.microbatch or self.config.batch_size):
             batch = self.measure([pairs[i] for i in part], reference[list(part)], torch.zeros(len(part), self.margins.shape[1]))

@@ -6,7 +6,7 @@ above it and a bad one below; both saturate, so that what cannot be learned is l
 
 Where we depart from the paper
 - z_0 comes from the mismatched pairs of the whole batch, also where it goes through the net in microbatches: each prompt of the batch with
-  the answer of the row that follows, as in the paper.
+  the answer of the row that follows, as in the paper, but passing over rows of the same prompt, whose answers do belong to it.
 Left out: z_0 of a whole data set, and the loss without a reference.
 Landscape: model-free, off-policy, offline; discrete actions; scale: deep
 """
@@ -56,12 +56,17 @@ def kto_loss(
     return direct_preferences.kto_loss(logp - reference_logp, desirable, z_0, config.beta, *weights)
 
 
-def mismatched(rows: Sequence[tuple[Encoded, bool]]) -> list[Encoded]:
-    """Each prompt with the answer of the row that follows, the last with that of the first."""
+def mismatched(rows: Sequence[tuple[Encoded, bool]], context: int) -> list[Encoded]:
+    """Each prompt with the answer of the next row that has another prompt (of the next row where none has), cut at the context.
+
+    After the last row comes the first.
+    """
     split = [text.response.index(True) for text, _ in rows]
     prompts = [text.tokens[:at] for (text, _), at in zip(rows, split, strict=True)]
     answers = [text.tokens[at:] for (text, _), at in zip(rows, split, strict=True)]
-    return [encoded(prompt, answer) for prompt, answer in zip(prompts, answers[1:] + answers[:1], strict=True)]
+    N = len(rows)
+    other = lambda i: next((j % N for j in range(i + 1, i + N) if prompts[j % N] != prompts[i]), (i + 1) % N)
+    return [encoded(prompt, answers[other(i)][: context - len(prompt)]) for i, prompt in enumerate(prompts)]
 
 
 class KTO:
@@ -82,15 +87,13 @@ class KTO:
             raise TrainingError(
                 f"batches of {min(config.batch_size, len(rows))} were asked for; KTO compares with the answer of another row"
             )
-        longest = max(len(text) for text in mismatched(rows)) if rows else 0
-        if longest > model.context:
-            raise TrainingError(f"a prompt with the answer of another row has {longest} tokens; the model's context is {model.context}")
         set_dropout(model, 0.0)
         self.config, self.model, self.rows = config, model, list(rows)
         self.reference = reference if reference is not None or model.adapted is not None else model.copy()
         self.passes = Passes(len(rows), config.batch_size, spawned(generator))
         self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
-        self.updates, self.total = 0, config.epochs * self.passes.per_pass
+        alone = len(rows) % config.batch_size == 1  # the last batch of a pass, which is no step
+        self.updates, self.total = 0, config.epochs * (self.passes.per_pass - alone)
 
     def _reference_logp(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
         size = self.config.microbatch or self.config.batch_size
@@ -104,7 +107,7 @@ class KTO:
         batch = [self.rows[i] for i in self.passes.take()]
         while len(batch) < 2:
             batch = [self.rows[i] for i in self.passes.take()]
-        others = mismatched(batch)
+        others = mismatched(batch, self.model.context)
         size = self.config.microbatch or self.config.batch_size
         z_0 = direct_preferences.kto_reference_point(text_logp(self.model, others, size) - self._reference_logp(others))
         loss, good, bad = 0.0, list[Tensor](), list[Tensor]()
@@ -132,7 +135,7 @@ class KTO:
         """Loss on rows that were not learned from, and how often the implicit reward of a good one is above that of a bad one."""
         if len(rows) < 2:
             return {}
-        texts, others = [text for text, _ in rows], mismatched(rows)
+        texts, others = [text for text, _ in rows], mismatched(rows, self.model.context)
         size = self.config.microbatch or self.config.batch_size
         z_0 = direct_preferences.kto_reference_point(text_logp(self.model, others, size) - self._reference_logp(others))
         logp, reference = text_logp(self.model, texts, size), self._reference_logp(texts)

@@ -25,9 +25,9 @@ from torch import Generator, Tensor
 from tutelage.equations.preferences import bradley_terry_loss
 from tutelage.equations.rankings import ordered_pairs, pairwise_ranking_loss, plackett_luce_loss, weak_preference_loss
 from tutelage.experience.text import Encoded, pad_right
-from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, spawned
+from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, shared, spawned
 from tutelage.nets.language import ScoreModel
-from tutelage.nets.ranks import ranks, share
+from tutelage.nets.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -138,27 +138,28 @@ class RewardModel:
         for model in models:
             set_dropout(model, 0.0)
         self.config, self.models = config, list(models)
-        self.rankings = in_pairs(rankings) if config.shuffled_pairs else list(rankings)
-        count = len(self.rankings)
+        self.rankings = list(rankings)
+        self.elements = in_pairs(rankings) if config.shuffled_pairs else self.rankings  # of a batch
+        count = len(self.elements)
         self.passes = [Passes(count, config.batch_size, spawned(generator)) for _ in models]
         draws = [torch.randint(count, (count,), generator=generator).tolist() if config.bootstrap else list(range(count)) for _ in models]
         self.rows = draws
-        """Which prompt of all each member's prompts are."""
+        """Which element of all each member's elements are."""
         self.descents = [Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer) for model in models]
         self.updates, self.total = 0, config.epochs * self.passes[0].per_pass
 
     def update(self) -> dict[str, float]:
         """One step of every member on its next batch."""
         members = zip(self.models, self.passes, self.rows, self.descents, strict=True)
-        found = [self._step(model, [self.rankings[rows[i]] for i in own.take()], descent) for model, own, rows, descent in members]
+        found = [self._step(model, [self.elements[rows[i]] for i in own.take()], descent) for model, own, rows, descent in members]
         self.updates += 1
         return mean_metrics(found)
 
     def _step(self, model: ScoreModel, batch: Sequence[Ranking], descent: Descent) -> dict[str, float]:
         scores, gaps, loss = [], [], 0.0
-        for part in pieces(share(batch), self.config.microbatch):
+        for part, weight in shared(batch, self.config.microbatch):
             score, rank, mask, margin = score_rankings(model, part)
-            piece = reward_model_loss(score, rank, mask, margin, self.config).sum() / len(batch)
+            piece = weight * reward_model_loss(score, rank, mask, margin, self.config).sum() / len(batch)
             piece.backward()
             loss += ranks() * float(piece.detach())
             score = score.detach()
@@ -169,7 +170,7 @@ class RewardModel:
 
     @torch.no_grad()
     def evaluate(self, rankings: Sequence[Ranking]) -> dict[str, float]:
-        """Loss and accuracy on orders that were not learned from, the mean over the members."""
+        """Loss and, where any order is no tie, accuracy on orders that were not learned from, the mean over the members."""
         found: list[dict[str, float]] = []
         for model in self.models:
             parts = [score_rankings(model, part) for part in pieces(rankings, self.config.microbatch or self.config.batch_size)]
@@ -177,7 +178,8 @@ class RewardModel:
             gaps = [(score[:, :, None] - score[:, None, :])[ordered_pairs(rank, mask)] for score, rank, mask, _ in parts]
             scores = torch.cat([score[mask] for score, _, mask, _ in parts])
             found.append({"loss": float(sum(losses)) / len(rankings)} | _measures(scores, torch.cat(gaps)))
-        return mean_metrics(found)
+        untold = ("accuracy", "margin") if not any(gap.numel() for gap in gaps) else ()
+        return {name: value for name, value in mean_metrics(found).items() if name not in untold}
 
     @torch.no_grad()
     def shift_to(self, demonstrations: Sequence[Encoded]) -> list[float]:

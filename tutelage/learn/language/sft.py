@@ -11,7 +11,7 @@ Left out: choosing the checkpoint by a reward model's score (the paper's choice)
 Landscape: model-free, off-policy, offline; discrete actions; scale: deep
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from tutelage.experience.text import Encoded, PackedBatch, TextBatch, pack, pad_right
-from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, spawned
+from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, shared, spawned
 from tutelage.nets.language import LanguageModel, drawing_from
-from tutelage.nets.ranks import ranks, share
+from tutelage.nets.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,12 @@ class SFT:
                 raise TrainingError(
                     f"text {number} has no token to learn from: its answer is empty, or was cut off with the end of the text"
                 )
+            if config.packing and len(text) > config.packing:
+                raise TrainingError(f"text {number} has {len(text)} tokens; rows of packing={config.packing} do not hold it")
         set_dropout(model, config.dropout)
         self.config, self.model, self.texts = config, model, list(texts)
         self.passes = Passes(len(texts), config.batch_size, spawned(generator), [len(text) for text in texts] if config.bucketed else None)
-        self.noise = spawned(generator)
+        self.noise = spawned(generator, model.device)
         self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.epochs * self.passes.per_pass
 
@@ -80,31 +82,29 @@ class SFT:
         """One step on the next batch."""
         texts = [self.texts[i] for i in self.passes.take()]
         tokens = sum(sum(text.response) for text in texts)
-        parts = self._parts(share(texts))
         loss = 0.0
         with drawing_from(self.noise):
-            for part in parts:
-                piece = sft_loss(self._logp(part), part.response, tokens)
+            for part, weight in self._parts(texts):
+                piece = weight * sft_loss(self._logp(part), part.response, tokens)
                 piece.backward()
                 loss += ranks() * float(piece.detach())
         metrics = self.descent.step(self.updates, self.total)
         self.updates += 1
         return {"loss": loss, "tokens": float(tokens)} | metrics
 
-    def _parts(self, texts: Sequence[Encoded]) -> list[TextBatch] | list[PackedBatch]:
-        if self.config.packing:
-            whole = pack(texts, self.config.packing, 0)
-            rows = list(pieces(range(len(whole)), self.config.microbatch))
-            return [
-                PackedBatch(*(getattr(whole, name)[list(part)] for name in ("tokens", "attention", "response", "positions", "text")))
-                for part in rows
-            ]
-        return [pad_right(part, 0).to(self.model.device) for part in pieces(texts, self.config.microbatch)]
+    def _parts(self, texts: Sequence[Encoded]) -> Iterator[tuple[TextBatch | PackedBatch, float]]:
+        size, device = self.config.microbatch, self.model.device
+        if not self.config.packing:
+            yield from ((pad_right(part, 0).to(device), weight) for part, weight in shared(texts, size))
+            return
+        whole = pack(texts, self.config.packing, 0)
+        names = ("tokens", "attention", "response", "positions", "text")
+        for rows, weight in shared(range(len(whole)), size):
+            yield PackedBatch(*(getattr(whole, name)[list(rows)].to(device) for name in names)), weight
 
     def _logp(self, batch: TextBatch | PackedBatch) -> Float[Tensor, "B T"]:
         if isinstance(batch, PackedBatch):
-            visible, positions = batch.visible.to(self.model.device), batch.positions.to(self.model.device)
-            return self.model.log_probs(batch.tokens, visible, batch.response, positions=positions)
+            return self.model.log_probs(batch.tokens, batch.visible, batch.response, positions=batch.positions)
         return self.model.log_probs(batch.tokens, batch.attention, batch.response)
 
     @torch.no_grad()
