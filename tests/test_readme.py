@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from tutelage import cli
-from tutelage.experiment.config import ALGORITHMS, PLANNERS, PlanConfig
+from tutelage.experiment.config import ALGORITHMS, PLANNERS, STAGES, PlanConfig, TextRunConfig
 from tutelage.recipes.rows import RESULTS
 from tutelage.recipes.tables import MARK, TABLES, render
 from tutelage.verbs import train_options
@@ -43,6 +43,8 @@ def test_the_commands_exist() -> None:
             assert words[1] in cli.VERBS
             if words[1] == "train" and words[2] in PLANNERS:
                 assert tyro.cli(train_options(PLANNERS[words[2]].config, PlanConfig), args=words[3:]).game
+            elif words[1] == "train" and words[2] in STAGES:
+                assert tyro.cli(train_options(STAGES[words[2]].config, TextRunConfig), args=words[3:]).data
             elif words[1] == "train":
                 assert tyro.cli(train_options(ALGORITHMS[words[2]].config), args=words[3:]).steps > 0
 
