@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 from tutelage import cli
-from tutelage.experiment.config import ALGORITHMS, PLANNERS
+from tutelage.experiment.config import ALGORITHMS, PLANNERS, STAGES, TextRunConfig
 from tutelage.verbs import train_options
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +81,9 @@ def test_the_commands_of_every_page_have_options_that_exist(page: Path) -> None:
             words = shlex.split(line, comments=True)
             assert words[0] == "tutelage" and words[1] in cli.VERBS, line
             if words[1] == "train":
+                if words[2] in STAGES:
+                    assert tyro.cli(train_options(STAGES[words[2]].config, TextRunConfig), args=words[3:]).model
+                    continue
                 assert tyro.cli(train_options(ALGORITHMS[words[2]].config), args=words[3:]).steps > 0
             if words[1] == "show":
                 assert words[2] in ALGORITHMS | PLANNERS

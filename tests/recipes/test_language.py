@@ -68,8 +68,7 @@ def test_every_challenge_runs_small_and_leaves_its_rows_once(tmp_path: Path):
         ("length", "none"), ("length", "penalty"), ("length", "odin"),
         ("iterations", "one-round"), ("iterations", "kl-budget-trigger"),
     ]  # fmt: skip
-    labels = {row["labels"] for row in found if "labels" in row}
-    assert len(labels) == 2  # equal within the samplers, and within the rounds
+    assert len({row["labels"] for row in found if row["task"].endswith("queries")}) == 1
 
 
 def test_a_front_by_hand():

@@ -207,9 +207,9 @@ def last_hidden(
     """
     mask: Tensor | None = attention
     if cache is not None and tokens.shape[1] == 1 and all(type(layer) is Room for layer in cache.layers):
-        mask = attention[:, None, None]  # one token sees every real one: nothing that the library would have to find out
+        mask = _added(attention[:, None, None], backbone)  # one token sees every real one
     elif attention.dim() == 3:
-        mask = attention.tril()[:, None]
+        mask = _added(attention.tril()[:, None], backbone)
     elif cache is None and not (attention[:, 1:] & ~attention[:, :-1]).any():
         # Padding to the right is behind every real token, where causal attention does not look: no mask, a faster kernel.
         mask = positions = None
@@ -217,6 +217,13 @@ def last_hidden(
         positions = real_positions(attention)[:, -tokens.shape[1] :]
     told = {} if positions is None else {"position_ids": positions}
     return backbone(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **told).last_hidden_state
+
+
+def _added(mask: Tensor, backbone: Any) -> Tensor:
+    """The mask as what is added to attention's logits, in their precision: every implementation of attention takes it so."""
+    kind = mask.device.type
+    precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else backbone.dtype
+    return torch.zeros(mask.shape, dtype=precision, device=mask.device).masked_fill_(~mask, torch.finfo(precision).min)
 
 
 def real_positions(attention: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:

@@ -29,14 +29,15 @@ from tutelage.equations.rankings import ordered_pairs
 from tutelage.evaluate.reward_reports import JudgedPairs, reward_report
 from tutelage.evaluate.text import Evaluation, best_of_n_curve, exact_frontier, excess
 from tutelage.evaluate.win_rates import outcomes, win_rate
-from tutelage.experience.text import TextBatch, pad_right
+from tutelage.experience.text import TextBatch, encoded, pad_right
 from tutelage.experiment.fingerprint import commit, hardware
+from tutelage.experiment.text_materials import GoldReward
 from tutelage.experiment.text_page import write_page
 from tutelage.learn.language.reward_model import RewardModel, score_rankings
 from tutelage.learn.language.sft import SFT
 from tutelage.nets.language import LanguageModel, ScoreModel
 from tutelage.recipes.rows import RESULTS, TextResult, append
-from tutelage.recipes.text_chain import Chain, Ranked, Setting, WorldReward, run
+from tutelage.recipes.text_chain import Chain, Ranked, Setting, run
 from tutelage.rewards.text import Columns, LearnedTextReward, TextReward
 
 Study = Literal["chain", "frontier", "over-optimization", "alignment-tax", "k-wise", "win-rates"]
@@ -72,14 +73,14 @@ class Report:
     curves: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, chain: Chain, task: str, method: str, score: float, **numbers: float) -> None:
+    def add(self, chain: Chain, task: str, method: str, score: float, **numbers: float | int | torch.Tensor) -> None:
         """A row; its seconds are those since the last one."""
         seconds = round(time.perf_counter() - self.started, 1)
         rounded = {name: round(float(value), 4) for name, value in numbers.items()}
         self.rows.append(TextResult(task, method, chain.seed, round(float(score), 4), rounded, seconds, hardware("cpu"), commit()))
         self.started = time.perf_counter()
 
-    def add_model(self, chain: Chain, task: str, method: str, found: Evaluation, **numbers: float) -> None:
+    def add_model(self, chain: Chain, task: str, method: str, found: Evaluation, **numbers: float | int) -> None:
         """A row of a model: its win rate, with what an `Evaluation` holds beside it."""
         self.add(
             chain, task, method, found.win.rate, low=found.win.wilson.low, high=found.win.wilson.high, kl=found.kl.mean,
@@ -157,7 +158,7 @@ def frontier_study(chain: Chain, report: Report) -> None:
     for beta in BETAS:
         for name in ("dpo", "ppo-lm"):
             place(f"{name}-beta-{beta:g}", chain.evaluate(chain.tuned(name, beta), f"{name} {beta}"))
-    on_gold = chain.ppo(WorldReward(chain.gold), "ppo gold")
+    on_gold = chain.ppo(GoldReward(chain.world), "ppo gold")
     place("ppo-gold-beta-0.5", chain.evaluate(on_gold, "ppo gold"))
     for n, (kl, _, gold) in zip((4, 16, 64), best_of_n_curve(draws[1], draws[0], (4, 16, 64), shares), strict=True):
         points.append({"method": f"best-of-{n}", "kl": kl, "gold": gold})
@@ -265,8 +266,6 @@ def pretrained(chain: Chain) -> LanguageModel:
     texts = chain.texts(chain.setting.demonstrations, "pretraining corpus")
     prompts = [prompt for prompt, _ in chain.world.demonstrations(len(texts), chain.generator("other prompts"))]
     answers = [[token for token, own in zip(text.tokens, text.response, strict=True) if own] for text in texts]
-    from tutelage.experience.text import encoded
-
     mixed = [encoded(chain.encoder.prompt(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
     run(SFT(replace(chain.setting.sft, epochs=1), model, mixed, chain.generator("pretraining")))
     return model.copy()
