@@ -30,6 +30,7 @@ from tutelage.experience.text_rows import (
     pairs,
     prompts,
     rankings,
+    texts_of,
 )
 from tutelage.experience.tokenizers import train_bpe, word_tokenizer
 from tutelage.experiment.checkpoint import write_whole
@@ -103,18 +104,13 @@ def open_tokenizer(config: TextRunConfig, rows: Sequence[TextRow], kept: Path) -
     if config.tokenizer is not None:
         kind, _, size = config.tokenizer.partition(":")
         if kind == "bpe" and size.isdigit():
-            return train_bpe((text for row in rows for text in _texts(row)), int(size))
+            return train_bpe((text for row in rows for text in texts_of(row)), int(size))
         return load_tokenizer(str(of_run(config.tokenizer)))
     if "?" not in config.model:
         return load_tokenizer(model_address(config.model))
     if config.data.startswith(WORLD):
         return word_tokenizer(text_world(config.data).words)
     raise ConfigError(f"{config.model} has no tokenizer of its own; give one: --tokenizer FOLDER, or bpe:SIZE to train one on the data")
-
-
-def _texts(row: TextRow) -> list[str]:
-    prompt = row.prompt if isinstance(row.prompt, str) else " ".join(turn.content for turn in row.prompt)
-    return [prompt, *row.answers]
 
 
 def open_model(config: TextRunConfig, tokenizer: Any, address: str | None = None, lora: bool = True) -> LanguageModel:
