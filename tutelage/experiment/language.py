@@ -20,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tutelage.experience.text import Encoded
+from tutelage.evaluate.text import answer
+from tutelage.experience.text import Encoded, TextError, pad_right
+from tutelage.experience.text_rows import Words
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
 from tutelage.experiment.config import STAGES, TextRunConfig, to_json
 from tutelage.experiment.fingerprint import fingerprint
@@ -31,14 +33,17 @@ from tutelage.experiment.randomness import generator
 from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
 from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
+    WORLD,
     encode_prompts,
     encode_texts,
     model_address,
     open_materials,
     open_model,
     open_reward,
+    open_rewards,
     open_score_models,
     pretraining_texts,
+    texts_at,
 )  # fmt: skip
 from tutelage.experiment.text_report import write_text_report
 from tutelage.experiment.train import RUNS
@@ -49,6 +54,7 @@ from tutelage.nets.language import SCORE_FILE, ScoreModel
 from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
 
 REFERENCE = "reference.safetensors"
+SHOWN_PROMPTS, SHOWN_TOKENS = 6, 64
 STATE = {"learner", "inputs", "seconds"}
 LINE_SECONDS = 30.0
 
@@ -63,7 +69,7 @@ class TextExperiment:
             opened.enter_context(hold(out))
             self.config, self.out = config, out
             self.stage = STAGES[config.name]
-            self.materials = open_materials(config, out / "tokenizer")
+            self.materials = open_materials(config, out)
             self.told, self.more = list[str](), tuple[Tensor, ...]()
             self.inputs = {"data": self.materials.digest} | digests(self.materials.model, (), tokenizer=_words(self.materials.tokenizer))
             self.inputs.pop("texts")
@@ -98,7 +104,10 @@ class TextExperiment:
             self.held_out: list[Any] = [text for texts in held.texts for text in texts]
             return self.stage.learner(algorithm, materials.model, [text for texts in own.texts for text in texts], draw)
         if needs == "rankings":
-            own_rows, self.held_out = _as_rankings(own), _as_rankings(held)
+            kept = algorithm.ties != "dropped"
+            own_rows, self.held_out = _as_rankings(own, kept), _as_rankings(held, kept)
+            if left := len(own.rows) + len(held.rows) - len(own_rows) - len(self.held_out):
+                self.told.append(f"{left} prompts have only answers that are ranked alike, which order nothing, and were left out")
             models = [self._fresh_score_model(i) for i in range(algorithm.members)]
             for model in models:
                 shard(model)
@@ -122,8 +131,9 @@ class TextExperiment:
     ) -> DPO:
         """The reference's log-probabilities are read from the run where it has them, and refused where they belong to other inputs."""
         config, model, tokenizer = self.config, self.materials.model, self.materials.tokenizer
+        margins = self._margins(pairs) if config.algorithm.loss == "modpo" else None
         if config.algorithm.live_reference or config.algorithm.loss in FREE:
-            return DPO(config.algorithm, model, pairs, draw, reference)
+            return DPO(config.algorithm, model, pairs, draw, reference, margins)
         texts = [text for pair in [*pairs, *held_out] for text in pair]
         about = {"template": self.materials.encoder.template, "max_length": self.materials.encoder.context, "too_long": config.too_long}
         now = digests(reference or model, texts, tokenizer=_words(tokenizer), **about)
@@ -136,7 +146,14 @@ class TextExperiment:
             logp = text_logp(reference or model, texts, size).view(-1, 2)  # fresh adapters change nothing yet
             write_whole(path, save({"logp": logp}, now), self.out / f".{REFERENCE}.{os.getpid()}")
         self.more = (logp[len(pairs) :],)
-        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)])
+        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)], margins)
+
+    def _margins(self, pairs: list[tuple[Encoded, Encoded]]) -> Tensor:
+        """What the rewards of the other objectives say of each pair: r(chosen) - r(rejected), one column per reward."""
+        config, batch = self.config, pad_right([text for pair in pairs for text in pair], 0).to(self.config.device)
+        rewards = [open_rewards((address,), self.materials.tokenizer, device=config.device)[0] for address in config.reward]
+        scores = [reward.scores(batch, [{}] * len(batch)).cpu().view(-1, 2) for reward in rewards]
+        return torch.stack([own[:, 0] - own[:, 1] for own in scores], 1) if scores else torch.zeros(len(pairs), 0)
 
     def _make_writer(self, draw: torch.Generator) -> Any:
         """A stage that writes: it needs a reward, and PPO a critic."""
@@ -181,9 +198,10 @@ class TextExperiment:
                 planned=self.learner.total,
                 seeds=[self.config.seed],
             )
-            for sentence in self.told:
+            for sentence in (*self.materials.warnings, *self.told):
                 self.log.append("warning", 0, message=sentence)
             self.evaluate()
+            self._show("before")
             self.save()
 
     def step(self) -> None:
@@ -202,9 +220,12 @@ class TextExperiment:
                 self.save()
 
     def _shift(self, learner: RewardModel) -> None:
-        """The best answers get the mean score 0: they stand for the demonstrations, which a run of rankings does not have."""
-        best = [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
-        self.log.append("shift", self.steps, seed=self.config.seed, shift=learner.shift_to(best))
+        """Demonstrations get the mean score 0; where there are none, the best answers stand for them."""
+        config = self.config
+        address = config.demonstrations or (config.data if config.data.startswith(WORLD) else None)
+        texts = texts_at(address, config, self.materials.encoder, "demonstrations")
+        texts = texts or [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
+        self.log.append("shift", self.steps, seed=config.seed, shift=learner.shift_to(texts), texts=len(texts))
 
     def evaluate(self) -> dict[str, float]:
         """Measured on what is held out; logged, and returned. Policies also answer a few prompts, for people to read."""
@@ -217,6 +238,28 @@ class TextExperiment:
         """As `evaluate`, without the log; nothing for stages that write: what they write is measured at every update."""
         known = self.held_out and hasattr(self.learner, "evaluate")
         return self.learner.evaluate(self.held_out, *self.more) if known else {}
+
+    def _show(self, moment: str) -> None:
+        """Answers to a few prompts, the most probable words, for people to read side by side; the net of a reward model writes nothing."""
+        model = self.learner.nets()["model"] if self.stage.learns_from != "rankings" else None
+        if model is None or ranks() > 1:
+            return
+        rows = (self.materials.held_out or self.materials.rows)[:SHOWN_PROMPTS]
+        tokenizer, longest = self.materials.tokenizer, min(SHOWN_TOKENS, model.context - 1)
+        try:
+            kept, tokens, _ = self.materials.encoder.prompts(rows, model.context - longest)
+        except TextError:
+            return  # none of them leaves room for an answer
+        model.eval()
+        answers = answer(model, tokens, longest, tokenizer.eos_token_id, generator(self.config.seed, "shown"), greedy=True)
+        model.train()
+        words = [
+            tokenizer.decode(own[mask].tolist(), skip_special_tokens=True)
+            for own, mask in zip(answers.text.tokens, answers.text.response, strict=True)
+        ]
+        earlier = next((event["rows"] for event in read_events(self.out / EVENTS) if event["event"] == "samples"), [{} for _ in words])
+        shown = [{"prompt": _plain(row.prompt), **old, moment: text} for row, old, text in zip(kept, earlier, words, strict=True)]
+        self.log.append("samples", self.steps, rows=shown)
 
     def save(self) -> Path:
         """A checkpoint of everything; the log that it speaks of is on the disk before it counts."""
@@ -269,6 +312,7 @@ class TextExperiment:
         """Nets as folders with their cards, and the last event; once, however often the run is resumed."""
         with self._room():
             if not self._ended:
+                self._show("after")
                 facts = training_facts(self.config, self.out, self.materials, self.seconds)
                 for name, net in self.learner.nets().items():
                     self._save_net(name, net, facts)
@@ -378,6 +422,10 @@ def read_reference(path: Path) -> tuple[Tensor, dict[str, str]]:
         ) from None
 
 
+def _plain(prompt: Words) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
+
+
 def _words(tokenizer: Any) -> str:
     return (
         tokenizer.backend_tokenizer.to_str()
@@ -386,6 +434,7 @@ def _words(tokenizer: Any) -> str:
     )
 
 
-def _as_rankings(encoded: Any) -> list[Ranking]:
+def _as_rankings(encoded: Any, ties: bool) -> list[Ranking]:
+    """ties: whether prompts are kept whose answers are all ranked alike."""
     rows = zip(encoded.rows, encoded.texts, strict=True)
-    return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows]
+    return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows if ties or len(set(row.ranks)) > 1]
