@@ -89,7 +89,7 @@ def test_a_chain_of_a_quarter_of_the_size_learns_and_stays_below_what_is_possibl
         dpo=replace(whole.dpo, learning_rate=8e-4), ppo=replace(whole.ppo, iterations=12),
     )  # fmt: skip
     chain = Chain(setting, 0, tmp_path)
-    frontier = chain.frontier(draws=600, betas=(float("inf"), 4, 2, 1.5, 1, 0.8))
+    frontier = chain.frontier(draws=600, betas=(float("inf"), 4.0, 2.0, 1.5, 1.0, 0.8))
     assert held_out(chain, [chain.reward])["order"] > 0.65
     for name in ("dpo", "ppo-lm"):
         found = chain.evaluate(chain.tuned(name), name)
