@@ -61,7 +61,7 @@ def test_both_orders_take_out_a_preference_for_a_place():
     prompts, ours, theirs = ["p"] * 3, ["aaa", "a", "aa"], ["a", "aaa", "aa"]
     fair, biased = (in_both_orders(Biased(bias), prompts, ours, theirs) for bias in (0.0, 2.5))
     assert fair.position_bias == pytest.approx(0.0, abs=1e-6)
-    assert fair.consistent == 1.0 and biased.consistent == pytest.approx(2 / 3)
+    assert fair.consistent == 1.0 and biased.consistent == 0.0  # lengths differ by 2 at most: the place decides every time
     assert biased.position_bias > 0.3
     truth = torch.tensor([1.0, 0.0, 0.5])
     assert biased.ours_first[1] > 0.5  # in one order the first answer wins although it is worse
