@@ -167,13 +167,16 @@ def folds(rows: Sequence[Pair], count: int, draw: torch.Generator) -> list[list[
     return found
 
 
-def fold_scores(recipe: Recipe, encoder: TextEncoder, rows: Sequence[Pair], number: int, held: Sequence[int]) -> list[list[float]]:
-    """(chosen, rejected) of each held-out row, by a reward model that learned from all others. Kept on disk: a fold takes minutes."""
+def fold_scores(
+    recipe: Recipe, encoder: TextEncoder, rows: Sequence[Pair], number: int, held: Sequence[int]
+) -> tuple[list[list[float]], float]:
+    """(chosen, rejected) of each held-out row, by a reward model that learned from all others, and its seconds; kept on the disk."""
+    began = time.perf_counter()
     path = recipe.out / "folds" / f"{number}.json"
     if path.exists():
         kept = json.loads(path.read_text())
         if kept["held"] == list(held):
-            return kept["scores"]
+            return kept["scores"], kept["seconds"]
     texts = encoder.encode_all(rows).texts
     rankings = [Ranking(own, (1, 2)) for own in texts]
     draw = generator(recipe.seed, f"fold/{number}")
@@ -186,21 +189,23 @@ def fold_scores(recipe: Recipe, encoder: TextEncoder, rows: Sequence[Pair], numb
         parts = pieces([rankings[i] for i in held], 8)
         scores = torch.cat([score_rankings(learner.models[0], part)[0] for part in parts]).tolist()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"held": list(held), "scores": scores}))
-    return scores
+    seconds = round(time.perf_counter() - began, 1)
+    path.write_text(json.dumps({"held": list(held), "scores": scores, "seconds": seconds}))
+    return scores, seconds
 
 
-def cross_validated(recipe: Recipe, tokenizer: Path, compared: Path, console: Console) -> JudgedPairs:
-    """Every pair judged once, by the model of the fold that it was held out of. Lengths are letters of the whole answers."""
+def cross_validated(recipe: Recipe, tokenizer: Path, compared: Path, console: Console) -> tuple[JudgedPairs, float]:
+    """Every pair judged once, by the model of the fold that it was held out of; and seconds. Lengths are letters of whole answers."""
     rows = pairs(load_text(compared))
     encoder = TextEncoder(load_tokenizer(tokenizer), recipe.context, "cut")
-    scores = torch.zeros(len(rows), 2)
+    scores, seconds = torch.zeros(len(rows), 2), 0.0
     for number, held in enumerate(folds(rows, FOLDS, generator(recipe.seed, "folds"))):
-        scores[held] = torch.tensor(fold_scores(recipe, encoder, rows, number, held))
+        found, took = fold_scores(recipe, encoder, rows, number, held)
+        scores[held], seconds = torch.tensor(found), seconds + took
         right = int((scores[held, 0] > scores[held, 1]).sum())
         console.print(f"fold {number + 1} of {FOLDS}: {right} of {len(held)} right")
     lengths = torch.tensor([[float(len(answer)) for answer in row.answers] for row in rows])
-    return JudgedPairs(scores[None, :, 0], scores[None, :, 1], lengths[:, 0], lengths[:, 1])
+    return JudgedPairs(scores[None, :, 0], scores[None, :, 1], lengths[:, 0], lengths[:, 1]), seconds
 
 
 def page(recipe: Recipe, looked: Sequence[Preflight], numbers: Mapping[str, Mapping[str, float]], verdict: str, weights: int) -> str:
@@ -217,7 +222,7 @@ def page(recipe: Recipe, looked: Sequence[Preflight], numbers: Mapping[str, Mapp
 
 def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
     """All of it; stages and folds that are there are not run again. Returns the rows, and writes them and the page."""
-    console, began = console or Console(), time.perf_counter()
+    console = console or Console()
     torch.set_num_threads(recipe.threads)
     recipe.out.mkdir(parents=True, exist_ok=True)
     files = sources(recipe)
@@ -230,9 +235,9 @@ def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
         if found.refused:
             raise ConfigError(f"preflight refuses {found.data}; see above")
     task = "real:preferences_demo_300"
-    row = lambda stage, method, score, **more: TextResult(
+    row = lambda stage, method, score, seconds, **more: TextResult(
         f"{task}/{stage}", method, recipe.seed, round(float(score), 4), {name: round(float(value), 4) for name, value in more.items()},
-        round(time.perf_counter() - began, 1), hardware("cpu"), commit(),
+        round(seconds, 1), hardware("cpu"), commit(),
     )  # fmt: skip
     rows: list[TextResult] = []
     numbers: dict[str, dict[str, float]] = {}
@@ -246,13 +251,13 @@ def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
         numbers[name] = measured(out)
         key = next((key for key in ("held out accuracy", "training score", "held out loss", "training loss") if key in numbers[name]), None)
         if key is not None:
-            rows.append(row("stages", name, numbers[name][key], **{key.replace(" ", "_"): numbers[name][key]}))
-    judged = cross_validated(recipe, folder, files[0], console)
+            seconds = next(event["seconds"] for event in read_events(out / EVENTS) if event["event"] == "end")
+            rows.append(row("stages", name, numbers[name][key], seconds, **{key.replace(" ", "_"): numbers[name][key]}))
+    judged, seconds = cross_validated(recipe, folder, files[0], console)
     report = reward_report(judged)
     for method, interval in zip(("reward-model", *RULES), (report.accuracy, report.longer, report.shorter), strict=True):
-        rows.append(
-            row("five-folds", method, interval.estimate, low=interval.low, high=interval.high, pairs=report.pairs, context=recipe.context)
-        )
+        bounds = dict(low=interval.low, high=interval.high, pairs=report.pairs, context=recipe.context)
+        rows.append(row("five-folds", method, interval.estimate, seconds if method == "reward-model" else 0.0, **bounds))
     weights = sum(weight.numel() for weight in make_model(str(recipe.out / "sft" / "model"), generator(0, "count"), tokenizer).parameters())
     (recipe.out / "REAL_DATA.md").write_text(page(recipe, looked, numbers, told(report), weights))
     (recipe.out / "report.json").write_text(json.dumps({"report": asdict(report), "stages": numbers}, indent=1))
