@@ -49,7 +49,7 @@ def test_over_optimization_runs_small_with_two_seeds_more(tmp_path: Path):
     recipe = language.Recipe(("over-optimization",), 1, 0, 0.01, tmp_path, tmp_path / "rows.jsonl")
     language.main(recipe, Console(quiet=True))
     found = rows(tmp_path / "rows.jsonl")
-    methods = ("best-of-n", "ppo-lm-single", "ppo-lm-disagreement")
+    methods = ("best-of-n", "ppo-lm-single", "ppo-lm-disagreement", "ppo-lm-worst")
     assert [(row["seed"], row["method"]) for row in found] == [(seed, method) for seed in (0, 1, 2) for method in methods]
     assert {row["task"] for row in found} == {"text:valence-once/over-optimization"}
     assert all(row["fall"] >= 0.0 for row in found if row["method"] != "best-of-n")
@@ -68,8 +68,7 @@ def test_every_challenge_runs_small_and_leaves_its_rows_once(tmp_path: Path):
         ("length", "none"), ("length", "penalty"), ("length", "odin"),
         ("iterations", "one-round"), ("iterations", "kl-budget-trigger"),
     ]  # fmt: skip
-    labels = {row["labels"] for row in found if "labels" in row}
-    assert len(labels) == 2  # equal within the samplers, and within the rounds
+    assert len({row["labels"] for row in found if row["task"].endswith("queries")}) == 1
 
 
 def test_a_front_by_hand():

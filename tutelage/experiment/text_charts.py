@@ -100,5 +100,6 @@ def passes(lines: Mapping[str, tuple[str, Sequence[tuple[Points, Points]]]], fig
             for seed in seeds:
                 axes.plot(*seed[kind], color=STANDS_FOR[role], linewidth=0.9, alpha=0.35, linestyle=dashes)
             axes.plot(*mean_line([seed[kind] for seed in seeds]), color=STANDS_FOR[role], linewidth=2.4, linestyle=dashes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    steps = max(len(seed[1][0]) for _, seeds in lines.values() for seed in seeds)
+    axes.set_xticks(range(1, steps + 1))
     captions(axes, "loss per pair" if narrow else "loss per pair, learned (dashed) and unseen", "passes over the rankings")

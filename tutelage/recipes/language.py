@@ -4,8 +4,8 @@ SFT on demonstrations, a reward model on ranked answers, DPO and PPO, in the val
 every distance from SFT are known. What each study reproduces:
 - `chain`: SFT -> reward model -> DPO -> PPO; the score is the win rate over SFT by gold (rows `text:valence`).
 - `frontier`: both at several prices of a nat beside the optimum, PPO on gold and best-of-n (Rafailov et al. 2023, figure 2, left).
-- `over-optimization`: PPO against a reward model of 220 prompts, alone and with an ensemble that is not believed where its members
-  disagree (Stiennon et al. 2020, figure 5; Gao et al. 2022; Coste et al. 2023).
+- `over-optimization`: PPO against a reward model of 350 prompts, alone and with an ensemble of three that is not believed where its
+  members disagree, or no further than its worst (Stiennon et al. 2020, figure 5; Gao et al. 2022; Coste et al. 2023).
 - `alignment-tax`: what PPO forgets of the language itself, and what PPO-ptx keeps (Ouyang et al. 2022, figures 28 and 29).
 - `k-wise`: all pairs of a prompt as one element of a batch, beside shuffled pairs (Ouyang et al. 2022, section 3.5).
 - `win-rates`: pretrained, SFT, DPO and PPO against demonstrations, with intervals (Stiennon et al. 2020, figure 1).
@@ -29,14 +29,15 @@ from tutelage.equations.rankings import ordered_pairs
 from tutelage.evaluate.reward_reports import JudgedPairs, reward_report
 from tutelage.evaluate.text import Evaluation, best_of_n_curve, exact_frontier, excess
 from tutelage.evaluate.win_rates import outcomes, win_rate
-from tutelage.experience.text import TextBatch, pad_right
+from tutelage.experience.text import TextBatch, encoded, pad_right
 from tutelage.experiment.fingerprint import commit, hardware
+from tutelage.experiment.text_materials import GoldReward
 from tutelage.experiment.text_page import write_page
 from tutelage.learn.language.reward_model import RewardModel, score_rankings
 from tutelage.learn.language.sft import SFT
 from tutelage.nets.language import LanguageModel, ScoreModel
 from tutelage.recipes.rows import RESULTS, TextResult, append
-from tutelage.recipes.text_chain import Chain, Ranked, Setting, WorldReward, run
+from tutelage.recipes.text_chain import Chain, Ranked, Setting, run
 from tutelage.rewards.text import Columns, LearnedTextReward, TextReward
 
 Study = Literal["chain", "frontier", "over-optimization", "alignment-tax", "k-wise", "win-rates"]
@@ -72,14 +73,14 @@ class Report:
     curves: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, chain: Chain, task: str, method: str, score: float, **numbers: float) -> None:
+    def add(self, chain: Chain, task: str, method: str, score: float, **numbers: float | int | torch.Tensor) -> None:
         """A row; its seconds are those since the last one."""
         seconds = round(time.perf_counter() - self.started, 1)
         rounded = {name: round(float(value), 4) for name, value in numbers.items()}
         self.rows.append(TextResult(task, method, chain.seed, round(float(score), 4), rounded, seconds, hardware("cpu"), commit()))
         self.started = time.perf_counter()
 
-    def add_model(self, chain: Chain, task: str, method: str, found: Evaluation, **numbers: float) -> None:
+    def add_model(self, chain: Chain, task: str, method: str, found: Evaluation, **numbers: float | int) -> None:
         """A row of a model: its win rate, with what an `Evaluation` holds beside it."""
         self.add(
             chain, task, method, found.win.rate, low=found.win.wilson.low, high=found.win.wilson.high, kl=found.kl.mean,
@@ -157,12 +158,16 @@ def frontier_study(chain: Chain, report: Report) -> None:
     for beta in BETAS:
         for name in ("dpo", "ppo-lm"):
             place(f"{name}-beta-{beta:g}", chain.evaluate(chain.tuned(name, beta), f"{name} {beta}"))
-    on_gold = chain.ppo(WorldReward(chain.gold), "ppo gold")
+    on_gold = chain.ppo(GoldReward(chain.world), "ppo gold")
     place("ppo-gold-beta-0.5", chain.evaluate(on_gold, "ppo gold"))
     for n, (kl, _, gold) in zip((4, 16, 64), best_of_n_curve(draws[1], draws[0], (4, 16, 64), shares), strict=True):
         points.append({"method": f"best-of-{n}", "kl": kl, "gold": gold})
         report.add(chain, task, f"best-of-{n}", gold, kl=kl, gold=gold)
     report.curves["points"] = points
+
+
+DISAGREEMENT = 0.5
+"""What the members' variance costs (Coste et al. 2023: 0.5 for best-of-n, 0.1 for PPO, of rewards of another scale)."""
 
 
 class Watched(TextReward):
@@ -179,18 +184,18 @@ class Watched(TextReward):
 
 
 def overoptimization_setting(setting: Setting) -> Setting:
-    """Few labels, a world with something to exploit, and a low price of a nat."""
-    return replace(
-        setting, world="text:valence-once", ranked_prompts=setting.held_out + max(220 * setting.ranked_prompts // 1500, 8),
-        reward=replace(setting.reward, members=4, epochs=12), ppo=replace(setting.ppo, kl_coefficient=0.02),
-    )  # fmt: skip
+    """Few labels, a world with something to exploit, a low price of a nat, and steps small enough to see gold rise before it falls."""
+    reward = replace(setting.reward, members=3, epochs=8, bootstrap=True)
+    ppo = replace(setting.ppo, kl_coefficient=0.05, learning_rate=5e-4)
+    prompts = setting.held_out + max(350 * setting.ranked_prompts // 1500, 8)
+    return replace(setting, world="text:valence-once", ranked_prompts=prompts, reward=reward, ppo=ppo)
 
 
 def overoptimization_study(chain: Chain, report: Report) -> None:
     """PPO on a proxy that knows little, alone and beside others: proxy, gold and KL at every iteration."""
     task = f"{chain.setting.world}/over-optimization"
     members = chain.rewards(chain.setting.reward)
-    single, together = LearnedTextReward(members[:1]), LearnedTextReward(members, "disagreement", penalty=1.0)
+    single, together = LearnedTextReward(members[:1]), LearnedTextReward(members, "disagreement", penalty=DISAGREEMENT)
     draws, shares = chain.draws(512, [chain.gold, lambda texts: single.scores(texts)])
     counts = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     best = best_of_n_curve(draws[1], draws[0], counts, shares)
@@ -198,7 +203,7 @@ def overoptimization_study(chain: Chain, report: Report) -> None:
     law = fit_goodhart_law(kl, gold - gold[0], "best-of-n")
     report.curves["best-of-n"] = {"points": best, "a": law.a, "b": law.b}
     report.add(chain, task, "best-of-n", float(gold.max()), gold_start=gold[0], gold_end=gold[-1], kl=kl[-1], a=law.a, b=law.b)
-    for name, reward in (("single", single), ("disagreement", together)):
+    for name, reward in (("single", single), ("disagreement", together), ("worst", LearnedTextReward(members, "worst"))):
         watched, steps = Watched(reward, chain), list[dict[str, float]]()
         chain.ppo(watched, f"over-optimization {name}", critic=members[0], watch=lambda _, metrics, steps=steps: steps.append(metrics))
         proxy, kl, gold = [step["score"] for step in steps], [step["kl"] for step in steps], watched.gold
@@ -265,8 +270,6 @@ def pretrained(chain: Chain) -> LanguageModel:
     texts = chain.texts(chain.setting.demonstrations, "pretraining corpus")
     prompts = [prompt for prompt, _ in chain.world.demonstrations(len(texts), chain.generator("other prompts"))]
     answers = [[token for token, own in zip(text.tokens, text.response, strict=True) if own] for text in texts]
-    from tutelage.experience.text import encoded
-
     mixed = [encoded(chain.encoder.prompt(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
     run(SFT(replace(chain.setting.sft, epochs=1), model, mixed, chain.generator("pretraining")))
     return model.copy()

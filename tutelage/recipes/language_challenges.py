@@ -26,12 +26,17 @@ from tutelage.evaluate.text import evaluate_model
 from tutelage.evaluate.win_rates import agreement, in_both_orders, outcomes, win_rate
 from tutelage.experience.text import Encoded, TextBatch, encoded, pad_left
 from tutelage.experience.tokenizers import word_tokenizer
+from tutelage.experiment.text_materials import GoldReward
 from tutelage.feedback import samplers
 from tutelage.games.text_worlds import EOS
 from tutelage.learn.language import odin
 from tutelage.learn.language.dpo import DPO
 from tutelage.learn.language.reward_model import Ranking, RewardModel, in_pairs, score_rankings
+from tutelage.learn.language.rounds import Config as RoundsConfig
+from tutelage.learn.language.rounds import Rounds
 from tutelage.learn.language.sft import SFT
+from tutelage.learn.language.soups import soup
+from tutelage.learn.language.writing import Asked
 from tutelage.nets.language import LanguageModel, ScoreModel, make_model
 from tutelage.recipes.language import Report
 from tutelage.recipes.rows import RESULTS
@@ -189,9 +194,9 @@ def objectives(chain: Chain, report: Report) -> None:
     task = f"{chain.setting.world}/objectives"
     worth: dict[str, list[float]] = {name: [] for name in front}
     for weight in (0.25, 0.5, 0.75):
-        soup = _soup(cheerful, terse, weight)
+        mixed = soup((cheerful, terse), (weight, 1.0 - weight))
         own = _direct(chain, by_cheer, (weight, 1.0 - weight), margins)
-        for name, model in (("rewarded-soups", soup), ("modpo", own)):
+        for name, model in (("rewarded-soups", mixed), ("modpo", own)):
             found = _two_scores(chain, model)
             front[name].append(found[:2])
             worth[name].append(weight * found[0] + (1.0 - weight) * found[1] - 0.5 * found[2])
@@ -221,15 +226,6 @@ def _direct(
     config = replace(chain.setting.dpo, loss="dpo" if margins is None else "modpo", objective_weights=weights)
     run(DPO(config, model, pairs, chain.generator("objectives dpo"), margins=margins))
     return model.copy()
-
-
-def _soup(one: LanguageModel, other: LanguageModel, share: float) -> LanguageModel:
-    """Weights share of the way from the other to the one (Ramé et al. 2023, arXiv 2306.04488)."""
-    mixed = one.copy()
-    with torch.no_grad():
-        for own, theirs in zip(mixed.parameters(), other.parameters(), strict=True):
-            own.mul_(share).add_(theirs, alpha=1.0 - share)
-    return mixed
 
 
 def _two_scores(chain: Chain, model: LanguageModel) -> tuple[float, float, float]:
@@ -296,25 +292,22 @@ def length(chain: Chain, report: Report) -> None:
 def iterations(chain: Chain, report: Report, budget: float = 2.0) -> None:
     """One round of all rankings, or two of half as many; the second begins when the policy has gone `budget` nats from SFT."""
     own = Chain(replace(chain.setting, world="text:valence-once"), chain.seed, chain.kept)
-    labels, task = small(chain, 220, 8), "text:valence-once/iterations"
-    how = dict(kl_coefficient=0.05)
-    whole = own.rank(labels, 4, "all at once")
-    model = _fitted(own, whole.rankings, 1, 12)[0]
-    once = own.ppo(LearnedTextReward([model]), "iterations", critic=model, **how)
-    found = own.evaluate(once, "iterations once")
-    report.add_model(own, task, "one-round", found, labels=labels)
-    stops = list[int]()
-    half = own.rank(labels // 2, 4, "all at once")
-    model = _fitted(own, half.rankings, 1, 12)[0]
-    first = own.ppo(
-        LearnedTextReward([model]), "iterations", critic=model, kl_limit=budget, watch=lambda stage, _: stops.append(stage.updates), **how
-    )
-    more = own.rank(labels - labels // 2, 4, "second round", first)
-    model = _fitted(own, [*half.rankings, *more.rankings], 1, 12)[0]
-    left = max(own.setting.ppo.iterations - len(stops), 1)
-    second = own.ppo(LearnedTextReward([model]), "iterations two", critic=model, start=first, iterations=left, **how)
-    found = own.evaluate(second, "iterations two")
-    report.add_model(own, task, "kl-budget-trigger", found, labels=labels, triggered_at=len(stops))
+    labels = small(chain, 220, 8)
+    asked = [Asked(tuple(prompt)) for prompt in own.prompts(2_000, "iterations prompts")]
+    demonstrations = own.texts(500, "iterations shift")
+    for method, rounds in (("one-round", 1), ("kl-budget-trigger", 2)):
+        ppo, fit = replace(own.setting.ppo, kl_coefficient=0.05), replace(own.setting.reward, epochs=12)
+        config = RoundsConfig(ppo, fit, rounds, labels // rounds, 4, "kl", kl=budget)
+        model = ScoreModel.of(own.sft, own.generator("iterations head"))
+        policy, gold = own.sft.copy().requires_grad_(True), GoldReward(own.world)
+        stage = Rounds(config, policy, [model], gold, asked, EOS, own.generator("iterations"), own.sft, demonstrations)
+        labeled: list[float] = []
+        while stage.updates < stage.total:
+            labeled.append(stage.update()["labels"])
+        began = [i for i in range(1, len(labeled)) if labeled[i] > labeled[i - 1]]
+        found = own.evaluate(policy.copy(), f"iterations {method}")
+        started = {"second_round_at": began[0]} if began else {}
+        report.add_model(own, "text:valence-once/iterations", method, found, labels=labeled[-1], **started)
 
 
 CHALLENGES: dict[Challenge, Callable[[Chain, Report], None]] = {

@@ -11,4 +11,6 @@ RECIPES = [
     "python -m tutelage.recipes.reward_learning   700 comparisons on each of Christiano's eight tasks: correlation, and erring raters",
     "python -m tutelage.recipes.simple_tag        predators and prey, each against the other's script, judged in mpe2",
     "python -m tutelage.recipes.real_data         300 pairs and 300 thumbs of people through every stage; a reward model in five folds",
+    "python -m tutelage.recipes.language          SFT, reward model, DPO, PPO and PPO-ptx in a language whose optimum is known",
+    "python -m tutelage.recipes.language_challenges  AI raters, which queries, two objectives, length, rounds: each with a number",
 ]

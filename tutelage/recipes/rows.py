@@ -70,8 +70,9 @@ def append(path: Path, rows: Sequence[Row | TextResult]) -> None:
 
 def _flat(row: Row | TextResult) -> dict[str, object]:
     fields = {name: value for name, value in asdict(row).items() if value is not None or name == "score"}
-    numbers = fields.pop("numbers", {})
-    return {name: value for name, value in fields.items() if name not in LAST} | numbers | {n: fields[n] for n in LAST if n in fields}
+    numbers: dict[str, object] = dict(row.numbers) if isinstance(row, TextResult) else {}
+    first = {name: value for name, value in fields.items() if name not in (*LAST, "numbers")}
+    return first | numbers | {name: fields[name] for name in LAST if name in fields}
 
 
 def read(path: Path) -> list[Row]:

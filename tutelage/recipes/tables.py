@@ -86,6 +86,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "many_agents": tables,
     "simple_spread": scores,
     "simple_tag": scores,
+    "language": plain,
     "speed": plain,
     "reliability": counts,
 }

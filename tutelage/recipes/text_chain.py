@@ -32,7 +32,7 @@ from tutelage.learn.language.sft import SFT
 from tutelage.learn.language.sft import Config as SFTConfig
 from tutelage.learn.language.writing import Asked, Sampling
 from tutelage.nets.language import LanguageModel, ScoreModel, make_model
-from tutelage.rewards.text import Columns, LearnedTextReward, TextReward
+from tutelage.rewards.text import LearnedTextReward, TextReward
 
 TINY = "gpt2?layers=2&width=32&heads=4&context=64"
 STEADY = Optimization(schedule="linear", final_share=0.0, betas=(0.9, 0.999))
@@ -90,17 +90,6 @@ class Ranked:
 
     rankings: tuple[Ranking, ...]
     gold: Float[Tensor, "P K"]
-
-
-class WorldReward(TextReward):
-    """A world's own gold, as a reward."""
-
-    def __init__(self, gold: Gold) -> None:
-        self.gold = gold
-
-    def scores(self, texts: TextBatch, columns: Columns = ()) -> Float[Tensor, "B"]:
-        """Gold."""
-        return self.gold(texts)
 
 
 class Chain:

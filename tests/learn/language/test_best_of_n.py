@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tutelage.learn.language.writing import Sampling
 from tutelage.nets.language import ScoreModel, make_model
 
 STEADY = Optimization(schedule="constant")
-SETTINGS = dict(n=4, iterations=9, prompts=6, batch_size=4, learning_rate=1e-2, sampling=Sampling(max_new_tokens=6))
+SETTINGS: dict[str, Any] = dict(n=4, iterations=9, prompts=6, batch_size=4, learning_rate=1e-2, sampling=Sampling(max_new_tokens=6))
 
 
 def test_the_best_is_found_and_of_equal_ones_the_first():
@@ -57,7 +58,7 @@ def test_a_soup_is_the_mean_of_weights(tokenizer):
         soup([one, make_model(ADDRESS.replace("16", "8"), generator(), tokenizer)], [0.5, 0.5])
 
 
-ROUNDS = dict(
+ROUNDS: dict[str, Any] = dict(
     ppo=replace(SMALL, episodes=6, epochs=1),
     reward_model=reward_model.Config(members=2, batch_size=4, learning_rate=1e-2),
     rounds=3,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ GOLDEN = {
     "simpo": (Config(loss="simpo", beta=2.0), 0.3132617),
     "orpo": (Config(loss="orpo"), 2.0288751),
 }
-PAIR = PairLogp(*(torch.tensor([x], dtype=torch.float64) for x in (-12.0, -15.0, -13.0, -14.5, 6.0, 5.0)), torch.zeros(1, 0).double())
+_logps = torch.tensor([-12.0, -15.0, -13.0, -14.5, 6.0, 5.0], dtype=torch.float64)[:, None]
+PAIR = PairLogp(_logps[0], _logps[1], _logps[2], _logps[3], _logps[4], _logps[5], torch.zeros(1, 0).double())
 
 sigma = lambda x: 1.0 / (1.0 + math.exp(-x))
 SLOW: dict[str, Callable[[float, float], float]] = {
@@ -99,7 +101,7 @@ def test_before_the_first_step_nothing_is_preferred(model):
 
 
 def test_a_kept_reference_is_a_live_one(model):
-    config = dict(epochs=3, batch_size=4, learning_rate=1e-2, optimizer=Optimization(schedule="constant"))
+    config: dict[str, Any] = dict(epochs=3, batch_size=4, learning_rate=1e-2, optimizer=Optimization(schedule="constant"))
     other = model.copy().requires_grad_(True)
     kept = DPO(Config(**config), model, pairs(8), generator())
     live = DPO(Config(**config, live_reference=True), other, pairs(8), generator())
@@ -140,7 +142,7 @@ def test_accuracy_compares_what_the_loss_compares(model, loss):
 
 def test_kept_numbers_of_other_inputs_are_refused(model):
     rows = [text for pair in pairs(3) for text in pair]
-    about = dict(tokenizer="{}", template="t", max_length=32)
+    about: dict[str, Any] = dict(tokenizer="{}", template="t", max_length=32)
     saved = digests(model, rows, **about)
     refuse_changes(saved, digests(model, rows, **about), "reference.safetensors")
     changes = {

@@ -1,6 +1,7 @@
 """RLOO, GRPO and online DPO: advantages among answers to one prompt, losses against sums written out, and learning."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tutelage.nets.language import make_model
 from tutelage.rewards.text import TextReward
 
 FREE = Optimization(schedule="constant", betas=(0.9, 0.999))
-BASE = dict(iterations=9, prompts=3, samples=4, batch_size=6, learning_rate=1e-2, sampling=Sampling(max_new_tokens=6))
+BASE: dict[str, Any] = dict(iterations=9, prompts=3, samples=4, batch_size=6, learning_rate=1e-2, sampling=Sampling(max_new_tokens=6))
 VARIANTS = [
     Config(**BASE),
     Config(**BASE, kl_loss_coefficient=0.1),
@@ -88,7 +89,7 @@ def test_the_same_bits_from_the_same_seed_and_after_resuming(tokenizer, config):
 
 @pytest.mark.parametrize("config", [Config, GRPO])
 def test_they_learn_to_be_paid(model, config):
-    settings = dict(iterations=15, prompts=8, samples=4, batch_size=32, learning_rate=1e-2, optimizer=FREE)
+    settings: dict[str, Any] = dict(iterations=15, prompts=8, samples=4, batch_size=32, learning_rate=1e-2, optimizer=FREE)
     own = Groups(config(**settings, sampling=Sampling(max_new_tokens=6)), model, CountsGood(), PROMPTS, EOS, generator(3))
     scores = [own.update()["score"] for _ in range(15)]
     assert sum(scores[-3:]) / 3 > scores[0] + 1.0
@@ -128,7 +129,7 @@ def test_the_best_and_the_worst_make_the_pair():
 
 
 def test_online_dpo_in_pieces_resumed_and_learning(model, tokenizer):
-    settings = dict(iterations=20, prompts=16, learning_rate=1e-2, optimizer=FREE, sampling=Sampling(max_new_tokens=6))
+    settings: dict[str, Any] = dict(iterations=20, prompts=16, learning_rate=1e-2, optimizer=FREE, sampling=Sampling(max_new_tokens=6))
 
     def gradient(microbatch: int | None) -> Tensor:
         model.zero_grad()

@@ -1,5 +1,7 @@
 """ODIN where raters like long answers: its quality head does not count tokens, a plain reward model does."""
 
+import copy
+
 import pytest
 import torch
 
@@ -69,8 +71,7 @@ def test_it_goes_on_to_the_same_bits():
     whole, first = (Odin(Config(epochs=2, batch_size=16, learning_rate=1e-3), score_model(), own, generator(4)) for _ in range(2))
     for _ in range(2):
         first.update()
-    state = first.state()
-    state["descent"] = {kind: {n: x.detach().clone() if kind == "weights" else dict(x) for n, x in part.items()} for kind, part in state["descent"].items()}  # fmt: skip
+    state = copy.deepcopy(first.state())
     resumed = Odin(Config(epochs=2, batch_size=16, learning_rate=1e-3), score_model(), own, generator(9))
     resumed.load(state)
     for stage in (whole, resumed):

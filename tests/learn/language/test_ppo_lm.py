@@ -101,11 +101,11 @@ def test_the_gradient_of_policy_and_critic_against_a_slow_version(model):
     for b, text in enumerate(written.text.rows()):
         x, ones = torch.tensor([text.tokens]), torch.ones(1, len(text), dtype=torch.bool)
         logp = model.logits(x, ones)[0].log_softmax(-1)
-        values = own.critic.of_hidden(own.critic.hidden(x, ones))[0]
+        values = own.critic.values(x, ones)[0]
         shift = int(written.text.attention[b].int().argmax())
         for t in [t for t, mine in enumerate(text.response) if mine]:
             ratio = (logp[t - 1, text.tokens[t]] - old.old_logp[b, t + shift]).exp()
-            gain, v = old.advantage[b, t + shift], values[t - 1]
+            gain, v = old.advantage[b, t + shift], values[t]
             policy = policy - torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain) / tokens
             before, target = old.old_value[b, t + shift], old.target[b, t + shift]
             clipped = before + (v - before).clamp(-0.2, 0.2)
@@ -137,6 +137,7 @@ def test_ptx_adds_its_gradient_before_the_step(model, unit):
 
 def test_the_average_follows_as_its_formula_says(model):
     own = learner(model, replace(SMALL, learning_rate=0.0, ema=0.992))
+    assert own.average is not None
     before = weights_of(own.average)
     with torch.no_grad():
         for weight in model.parameters():

@@ -36,7 +36,7 @@ def test_the_loss_against_a_slow_version(model):
 def test_eos_counts_also_where_padding_has_its_id(model):
     plain, same = pad_right(texts(5), 0), pad_right(texts(5), EOS)
     losses = [sft_loss(model.log_probs(b.tokens, b.attention, b.response), b.response) for b in (plain, same)]
-    assert torch.allclose(*losses, atol=1e-6)
+    assert torch.allclose(losses[0], losses[1], atol=1e-6)
     without = TextBatch(same.tokens, same.attention, same.response & (same.tokens != EOS))
     assert not torch.allclose(sft_loss(model.log_probs(without.tokens, without.attention, without.response), without.response), losses[0])
 

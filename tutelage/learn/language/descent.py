@@ -66,7 +66,7 @@ class Descent:
 
     def step(self, update: int | float, total: int) -> dict[str, float]:
         """One step along the gradients that were added up, which are then zero. Raises TrainingError for one that is not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.how.max_grad_norm)
+        norm: Any = torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.how.max_grad_norm)
         size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # a sharded net's norm is in pieces
         if not math.isfinite(size):
             raise TrainingError(

@@ -203,7 +203,8 @@ class DPO:
         logp = self.model.log_probs(batch.tokens, batch.attention, batch.response).sum(1)
         lengths = batch.response.sum(1).to(logp.dtype)
         N, device = len(pairs), logp.device
-        return PairLogp(logp[:N], logp[N:], *reference.to(device).unbind(1), lengths[:N], lengths[N:], margins.to(device))
+        chosen, rejected = reference.to(device).unbind(1)
+        return PairLogp(logp[:N], logp[N:], chosen, rejected, lengths[:N], lengths[N:], margins.to(device))
 
     def _measures(self, pairs: PairLogp, loss: Tensor) -> dict[str, float]:
         told = pairs.means if self.config.loss in PER_TOKEN else pairs

@@ -55,8 +55,8 @@ def online_dpo_loss(
     logp: Float[Tensor, "B"], reference_logp: Float[Tensor, "B"], lengths: Float[Tensor, "B"], config: Config
 ) -> Float[Tensor, "N"]:
     """DPO's loss of N pairs, whose chosen answers come first and rejected ones then; not reduced."""
-    chosen, rejected = logp.chunk(2)
-    pairs = PairLogp(chosen, rejected, *reference_logp.chunk(2), *lengths.chunk(2), logp.new_zeros(len(chosen), 0))
+    (chosen, rejected), (reference, other), (long, short) = (x.chunk(2) for x in (logp, reference_logp, lengths))
+    pairs = PairLogp(chosen, rejected, reference, other, long, short, logp.new_zeros(len(chosen), 0))
     return LOSSES[config.loss](pairs, dpo.Config(loss=config.loss, beta=config.beta))
 
 

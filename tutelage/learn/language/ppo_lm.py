@@ -113,9 +113,9 @@ def ppo_lm_loss(
     logp: Float[Tensor, "B T"], value: Float[Tensor, "B T"], old: Estimated, response: Bool[Tensor, "B T"], config: Config, tokens: int
 ) -> Float[Tensor, ""]:
     """`ppo_loss` over the answers' tokens. tokens: of the whole minibatch, of which this may be a piece."""
-    rows = [x[None] for x in (logp, old.old_logp, old.advantage, value, old.old_value, old.target)]
-    mask = response[None].to(logp.dtype)
-    loss = ppo_loss(*rows, None, mask, config.clip_range, config.value_clip_range, config.value_coefficient)
+    policy = logp[None], old.old_logp[None], old.advantage[None]
+    critic, mask = (value[None], old.old_value[None], old.target[None]), response[None].to(logp.dtype)
+    loss = ppo_loss(*policy, *critic, None, mask, config.clip_range, config.value_clip_range, config.value_coefficient)
     return loss[0] * (response.sum() / tokens)
 
 
