@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tutelage.experience.preflight import ModelFacts, preflight
 from tutelage.experience.text import Encoded, TextBatch, encoded, pad_left
-from tutelage.experience.text_data import load_text
+from tutelage.experience.text_data import TextData, load_text
 from tutelage.experience.text_encoding import EncodedRows, TextEncoder
 from tutelage.experience.text_rows import (
     Demonstration,
@@ -39,6 +40,7 @@ from tutelage.nets.sampling import sample
 from tutelage.rewards.text import Columns, LearnedTextReward, TextReward, WeightedTextReward, written_reward
 
 WORLD_ROWS = 2_000
+PREFLIGHT_ROWS = 500
 ROWS: dict[str, Callable[[Sequence[TextRow]], Sequence[TextRow]]] = {
     "demonstrations": demonstrations, "rankings": rankings, "pairs": pairs, "labeled": labeled, "prompts": prompts
 }  # fmt: skip
@@ -69,6 +71,8 @@ class Materials:
     model: LanguageModel
     digest: str
     """Of all rows."""
+    warnings: tuple[str, ...] = ()
+    """What preflight found."""
 
 
 def of_run(address: str, *folders: str) -> Path:
@@ -123,7 +127,8 @@ def open_materials(config: TextRunConfig, kept_tokenizer: Path) -> Materials:
     """All of it. Raises what its parts raise, in one sentence each."""
     needs = STAGES[config.name].learns_from
     world = text_world(config.data) if config.data.startswith(WORLD) else None
-    rows: list[TextRow] = [] if world else load_text(config.data)[: config.rows]
+    whole = load_text(config.data)[: config.rows] if world is None else []
+    rows: list[TextRow] = whole
     tokenizer = open_tokenizer(config, rows, kept_tokenizer)
     model = open_model(config, tokenizer)
     context = min(config.context or model.context, model.context)
@@ -132,12 +137,25 @@ def open_materials(config: TextRunConfig, kept_tokenizer: Path) -> Materials:
         rows = world_rows(config, world, model, tokenizer)
     if world is None or needs != "prompts":  # a world's prompts are draws, as often as they are likely
         rows = list(ROWS[needs](rows))
+    if not rows:
+        raise ConfigError(f"{config.data} holds no row that {config.name} can learn from; it needs {needs}")
     cut = min(round(config.held_out * len(rows)), len(rows) - 1)
     order = torch.randperm(len(rows), generator=generator(config.seed, "held out")).tolist()
     held, own = sorted(order[:cut]), sorted(order[cut:])
     return Materials(
-        tokenizer, encoder, tuple(rows[i] for i in own), tuple(rows[i] for i in held), model, fingerprint(rows)
+        tokenizer, encoder, tuple(rows[i] for i in own), tuple(rows[i] for i in held), model, fingerprint(rows),
+        () if world is not None or config.preflight == "off" else look_at(config, whole, tokenizer, model, context),
     )  # fmt: skip
+
+
+def look_at(config: TextRunConfig, rows: Sequence[TextRow], tokenizer: Any, model: LanguageModel, context: int) -> tuple[str, ...]:
+    """What preflight warns of. Raises ConfigError where it refuses and the run was told to listen."""
+    facts = ModelFacts(context, model.config.vocab_size)  # its dropout is what the stage asks for
+    found = preflight(TextData(Path(config.data).name, tuple(rows)), tokenizer, facts, PREFLIGHT_ROWS, config.too_long)
+    if found.refused and config.preflight == "refuse":
+        first = next(finding.sentence for finding in found.findings if finding.level == "refuse")
+        raise ConfigError(f"{first}; `tutelage preflight {config.data} --model {config.model}` says the rest")
+    return tuple(str(finding) for finding in found.findings if finding.level != "note")
 
 
 def world_rows(config: TextRunConfig, world: TextWorld, model: LanguageModel, tokenizer: Any) -> list[TextRow]:
