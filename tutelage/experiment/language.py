@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.evaluate.text import answer
-from tutelage.experience.text import Encoded, TextError
+from tutelage.experience.text import Encoded, TextError, pad_right
 from tutelage.experience.text_rows import Words
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
 from tutelage.experiment.config import STAGES, TextRunConfig, to_json
@@ -33,14 +33,17 @@ from tutelage.experiment.randomness import generator
 from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
 from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
+    WORLD,
     encode_prompts,
     encode_texts,
     model_address,
     open_materials,
     open_model,
     open_reward,
+    open_rewards,
     open_score_models,
     pretraining_texts,
+    texts_at,
 )  # fmt: skip
 from tutelage.experiment.text_report import write_text_report
 from tutelage.experiment.train import RUNS
@@ -66,7 +69,7 @@ class TextExperiment:
             opened.enter_context(hold(out))
             self.config, self.out = config, out
             self.stage = STAGES[config.name]
-            self.materials = open_materials(config, out / "tokenizer")
+            self.materials = open_materials(config, out)
             self.told, self.more = list[str](), tuple[Tensor, ...]()
             self.inputs = {"data": self.materials.digest} | digests(self.materials.model, (), tokenizer=_words(self.materials.tokenizer))
             self.inputs.pop("texts")
@@ -101,7 +104,10 @@ class TextExperiment:
             self.held_out: list[Any] = [text for texts in held.texts for text in texts]
             return self.stage.learner(algorithm, materials.model, [text for texts in own.texts for text in texts], draw)
         if needs == "rankings":
-            own_rows, self.held_out = _as_rankings(own), _as_rankings(held)
+            kept = algorithm.ties != "dropped"
+            own_rows, self.held_out = _as_rankings(own, kept), _as_rankings(held, kept)
+            if left := len(own.rows) + len(held.rows) - len(own_rows) - len(self.held_out):
+                self.told.append(f"{left} prompts have only answers that are ranked alike, which order nothing, and were left out")
             models = [self._fresh_score_model(i) for i in range(algorithm.members)]
             for model in models:
                 shard(model)
@@ -125,8 +131,9 @@ class TextExperiment:
     ) -> DPO:
         """The reference's log-probabilities are read from the run where it has them, and refused where they belong to other inputs."""
         config, model, tokenizer = self.config, self.materials.model, self.materials.tokenizer
+        margins = self._margins(pairs) if config.algorithm.loss == "modpo" else None
         if config.algorithm.live_reference or config.algorithm.loss in FREE:
-            return DPO(config.algorithm, model, pairs, draw, reference)
+            return DPO(config.algorithm, model, pairs, draw, reference, margins)
         texts = [text for pair in [*pairs, *held_out] for text in pair]
         about = {"template": self.materials.encoder.template, "max_length": self.materials.encoder.context, "too_long": config.too_long}
         now = digests(reference or model, texts, tokenizer=_words(tokenizer), **about)
@@ -139,7 +146,14 @@ class TextExperiment:
             logp = text_logp(reference or model, texts, size).view(-1, 2)  # fresh adapters change nothing yet
             write_whole(path, save({"logp": logp}, now), self.out / f".{REFERENCE}.{os.getpid()}")
         self.more = (logp[len(pairs) :],)
-        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)])
+        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)], margins)
+
+    def _margins(self, pairs: list[tuple[Encoded, Encoded]]) -> Tensor:
+        """What the rewards of the other objectives say of each pair: r(chosen) - r(rejected), one column per reward."""
+        config, batch = self.config, pad_right([text for pair in pairs for text in pair], 0).to(self.config.device)
+        rewards = [open_rewards((address,), self.materials.tokenizer, device=config.device)[0] for address in config.reward]
+        scores = [reward.scores(batch, [{}] * len(batch)).cpu().view(-1, 2) for reward in rewards]
+        return torch.stack([own[:, 0] - own[:, 1] for own in scores], 1) if scores else torch.zeros(len(pairs), 0)
 
     def _make_writer(self, draw: torch.Generator) -> Any:
         """A stage that writes: it needs a reward, and PPO a critic."""
@@ -206,9 +220,12 @@ class TextExperiment:
                 self.save()
 
     def _shift(self, learner: RewardModel) -> None:
-        """The best answers get the mean score 0: they stand for the demonstrations, which a run of rankings does not have."""
-        best = [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
-        self.log.append("shift", self.steps, seed=self.config.seed, shift=learner.shift_to(best))
+        """Demonstrations get the mean score 0; where there are none, the best answers stand for them."""
+        config = self.config
+        address = config.demonstrations or (config.data if config.data.startswith(WORLD) else None)
+        texts = texts_at(address, config, self.materials.encoder, "demonstrations")
+        texts = texts or [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
+        self.log.append("shift", self.steps, seed=config.seed, shift=learner.shift_to(texts), texts=len(texts))
 
     def evaluate(self) -> dict[str, float]:
         """Measured on what is held out; logged, and returned. Policies also answer a few prompts, for people to read."""
@@ -417,6 +434,7 @@ def _words(tokenizer: Any) -> str:
     )
 
 
-def _as_rankings(encoded: Any) -> list[Ranking]:
+def _as_rankings(encoded: Any, ties: bool) -> list[Ranking]:
+    """ties: whether prompts are kept whose answers are all ranked alike."""
     rows = zip(encoded.rows, encoded.texts, strict=True)
-    return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows]
+    return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows if ties or len(set(row.ranks)) > 1]
