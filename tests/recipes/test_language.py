@@ -101,7 +101,7 @@ def test_a_chain_of_a_quarter_of_the_size_learns_and_stays_below_what_is_possibl
     )  # fmt: skip
     chain = Chain(setting, 0, tmp_path)
     gold, shares = chain.draws(600, [chain.gold])
-    frontier = exact_frontier(gold[0], (4, 2, 1.5, 1, 0.8), shares)
+    frontier = exact_frontier(gold[0], (4.0, 2.0, 1.5, 1.0, 0.8), shares)
     assert held_out(chain, [chain.reward])["order"] > 0.65
     for name in ("dpo", "ppo-lm"):
         found = chain.evaluate(chain.tuned(name), name)
