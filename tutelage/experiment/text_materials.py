@@ -133,8 +133,10 @@ def load_rows(config: TextRunConfig, out: Path) -> list[TextRow]:
         mark = out / LOOKED
         if not mark.exists():
             write_whole(mark, json.dumps({"until": store.head()}).encode(), out / f".{LOOKED}.{os.getpid()}")
-        read = thumb_rows if STAGES[config.name].learns_from == "labeled" else ranked_rows
-        return list(read(store, until=json.loads(mark.read_text())["until"]))[: config.rows]
+        until = json.loads(mark.read_text())["until"]
+        if STAGES[config.name].learns_from == "labeled":
+            return list[TextRow](thumb_rows(store, until=until))[: config.rows]
+        return list[TextRow](ranked_rows(store, until=until))[: config.rows]
 
 
 def open_materials(config: TextRunConfig, out: Path) -> Materials:
