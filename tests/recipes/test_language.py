@@ -42,7 +42,7 @@ def test_every_study_runs_small_and_leaves_its_rows_once(tmp_path: Path):
     page = (tmp_path / "runs" / "report.html").read_text()
     for words in ("What is possible, and what was reached", "The alignment tax", "Answers side by side", "&lt;eos&gt;"):
         assert words in page
-    assert "over-optimization" not in page and "http" not in page.replace("http://www.w3.org", "")
+    assert "When the proxy" not in page and "://" not in page.replace("http://www.w3.org", "")
 
 
 def test_over_optimization_runs_small_with_two_seeds_more(tmp_path: Path):

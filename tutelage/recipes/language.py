@@ -151,7 +151,7 @@ def held_out(chain: Chain, models: Sequence[ScoreModel], ranked: Ranked | None =
 def frontier_study(chain: Chain, report: Report) -> None:
     """Every method at several prices beside what is possible."""
     task = f"{chain.setting.world}/frontier"
-    draws, shares = chain.draws(4096 if chain.setting.demonstrations >= 1000 else 64, [chain.gold, chain.score])
+    draws, shares = chain.draws(8192 if chain.setting.demonstrations >= 1000 else 64, [chain.gold, chain.score])
     frontier = exact_frontier(draws[0], (math.inf, 8.0, 4.0, 2.0, 1.5, 1.0, 0.8, 0.67, 0.57, 0.5, 0.4), shares)
     report.curves["frontier"] = [vars(point) for point in frontier if point.beta < math.inf]
     points: list[dict[str, Any]] = []
