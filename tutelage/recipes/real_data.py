@@ -226,7 +226,7 @@ def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
     facts = ModelFacts(recipe.context, len(tokenizer))
     looked = [preflight(read_text(path), tokenizer, facts, too_long="cut") for path in files]
     for found in looked:
-        console.print(found.told(), markup=False, highlight=False)
+        console.print(found.told(), markup=False, highlight=False, soft_wrap=True)
         if found.refused:
             raise ConfigError(f"preflight refuses {found.data}; see above")
     task = "real:preferences_demo_300"
@@ -256,7 +256,7 @@ def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
     weights = sum(weight.numel() for weight in make_model(str(recipe.out / "sft" / "model"), generator(0, "count"), tokenizer).parameters())
     (recipe.out / "REAL_DATA.md").write_text(page(recipe, looked, numbers, told(report), weights))
     (recipe.out / "report.json").write_text(json.dumps({"report": asdict(report), "stages": numbers}, indent=1))
-    console.print(told(report), markup=False, highlight=False)
+    console.print(told(report), markup=False, highlight=False, soft_wrap=True)
     results = recipe.results or (RESULTS / "real_data.jsonl" if recipe.scale >= 1.0 else None)
     if results is not None:
         append(results, rows)
