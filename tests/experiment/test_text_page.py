@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,9 @@ def study(name: str, seed: int) -> dict:
         best = [
             dict(beta=b, kl=1.9 / b**1.7, gold=-0.8 + 2.0 * math.sqrt(1.9 / b**1.7) + off, effective_draws=500.0) for b in (8, 2, 1, 0.7)
         ]
-        points = [dict(method=f"dpo-beta-{b}", kl=1.2 / b**0.7, gold=-0.9 + 1.8 * math.sqrt(1.2 / b**0.7) + off) for b in (0.1, 0.5, 2.5)]
+        points: list[dict[str, Any]] = [
+            dict(method=f"dpo-beta-{b}", kl=1.2 / b**0.7, gold=-0.9 + 1.8 * math.sqrt(1.2 / b**0.7) + off) for b in (0.1, 0.5, 2.5)
+        ]
         points += [dict(method=p["method"].replace("dpo", "ppo-lm"), kl=1.1 * p["kl"], gold=p["gold"] - 0.05) for p in points]
         points += [dict(method="ppo-gold-beta-0.5", kl=3.0, gold=2.4 + off), dict(method="best-of-4", kl=0.64, gold=0.4 + off)]
         return {"rows": [], "curves": {"frontier": best, "points": points}}
