@@ -66,6 +66,13 @@ def test_where_length_says_nothing_nothing_is_taken(form):
     assert equal == pytest.approx(win.mean().item(), abs=1e-4)
 
 
+def test_an_answer_of_no_token_counts_as_one():
+    outcome, length, other = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.0, 3.0, 5.0]), torch.tensor([4.0, 0.0, 2.0])
+    assert length_controlled_by_ratio(outcome, length, other) == length_controlled_by_ratio(
+        outcome, length.clamp(min=1), other.clamp(min=1)
+    )
+
+
 def test_hard_prompts_are_averaged_over():
     g = generator(3)
     hardness = torch.randn(20_000, generator=g)

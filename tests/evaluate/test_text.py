@@ -89,16 +89,25 @@ def test_the_frontier_of_draws_and_what_lies_above_it(model):
         best_of_n_curve(draws[0], draws[0], (500,))
 
 
+def test_an_optimal_policy_is_not_above_what_is_possible():
+    """Gold N(0, 1) under the reference: at price beta the optimum has KL 1 / (2 beta^2) and gold 1 / beta."""
+    frontier = [FrontierPoint(beta, 0.5 / beta**2, 1.0 / beta, 0.0, 1000.0) for beta in (math.inf, 4.0, 2.0, 1.0)]
+    for kl in (0.01, 0.07, 0.25, 0.5):
+        best = optimum_at(frontier, kl)
+        assert best is not None and -1e-12 <= best[0] - math.sqrt(2.0 * kl) < 0.06
+    assert optimum_at(frontier, 0.51) is None and optimum_at(frontier[:1], 0.0) is None
+
+
 def test_a_point_above_the_frontier_is_found():
     known = [(math.inf, 0.0, -1.0, 0.01, 4000.0), (1.0, 1.0, 1.0, 0.01, 100.0), (0.5, 2.0, 2.0, 0.01, 9.0)]
     frontier = [FrontierPoint(*numbers) for numbers in known]
-    assert optimum_at(frontier, 0.5) == (0.0, 2.0)
+    assert optimum_at(frontier, 0.5) == (0.5, 1.0)  # the tangent of the point that has enough draws
     assert optimum_at(frontier, 1.5) is None  # too few draws count there
     text = answer(make_model("gpt2?layers=1&width=16&heads=2&context=32", generator(), TOKENIZER), PROMPTS, 8, EOS, generator())
     model = make_model("gpt2?layers=1&width=16&heads=2&context=32", generator(), TOKENIZER).copy()
     found, _ = evaluate_model(model, model, PROMPTS, gold, text, 8, EOS, generator())
     point = lambda gold, kl: replace(found, gold=Mean(gold, 0.05), kl=Mean(kl, 0.02))
-    below, above = (excess(point(g, 0.5), frontier) for g in (-0.2, 0.5))
+    below, above = (excess(point(g, 0.5), frontier) for g in (0.3, 1.0))
     assert below is not None and above is not None and isinstance(found, Evaluation)
     assert below < -2.0 and above > 3.0
     assert excess(point(5.0, 1.9), frontier) is None

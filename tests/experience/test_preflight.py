@@ -65,6 +65,7 @@ def test_sound_data_has_nothing_against_it():
             changed(2, chosen="Question 1? Yes, 1.", rejected="Question 1? No, 1."),
             "refuse", "prompts", "1 of 8 rows repeat the prompt at the beginning of an answer: the model would read it twice (row 2)", (2,),
         ),
+        (changed(2, prompt="Why?", chosen="Why? Because.", rejected="No"), "warn", "prompts", "1 of 8 rows repeat the prompt", (2,)),
         (changed(5, chosen=" Yes.\n\nHuman: And?\n\nAssistant: No."), "warn", "prompts", "1 of 8 rows have prompts that differ", (5,)),
         (changed(5, chosen="Yes."), "warn", "spaces", None, None),
         (changed(5, prompt="Question 4: "), "warn", "spaces", "1 of 8 rows have a space at the end of the prompt and another", (5,)),

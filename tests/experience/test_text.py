@@ -15,7 +15,6 @@ from tutelage.experience.text import (
     pad_left,
     pad_right,
     shuffled_batches,
-    within_budget,
 )
 
 TEXTS = st.lists(
@@ -32,11 +31,6 @@ def test_the_worked_example():
     assert batch.tokens.tolist() == [[5, 6, 7, 2, 2], [8, 9, 2, 2, 2]]
     assert batch.attention.tolist() == [[True] * 4 + [False], [True] * 3 + [False] * 2]
     assert batch.response.tolist() == [[False, False, True, True, False], [False, True, True, False, False]]
-
-
-def test_positions_are_the_exclusive_cumulative_sum():
-    assert pad_left([[1, 2, 3], [4] * 5], pad=0).positions.tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
-    assert pad_right([encoded([1], [2, 3])], pad=0, width=5).positions[0, :3].tolist() == [0, 1, 2]
 
 
 @given(TEXTS, st.integers(0, 3))
@@ -90,13 +84,6 @@ def test_buckets_pad_less():
     plain = padded(batch.tolist() for batch in shuffled_batches(512, 16, Generator().manual_seed(0)))
     bucketed = padded(batch.tolist() for batch in bucketed_batches(lengths, 16, Generator().manual_seed(0)))
     assert bucketed < 1.15 * sum(lengths) < 1.7 * sum(lengths) < plain
-
-
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 100))
-def test_a_budget_of_tokens_holds(lengths: list[int], most: int):
-    microbatches = within_budget(lengths, most)
-    assert sorted(i for batch in microbatches for i in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= most for batch in microbatches)
 
 
 @given(TEXTS)

@@ -21,7 +21,9 @@ SIZES = "gpt2?layers=2&width=16&heads=2&context=32"
 
 
 def the_run() -> TextRunConfig:
-    algorithm = sft.Config(epochs=2, batch_size=6, learning_rate=1e-3)  # 57 rows are learned from: 20 updates, the last of a pass of 3
+    algorithm = sft.Config(
+        epochs=2, batch_size=6, packing=32, learning_rate=1e-3
+    )  # 57 rows are learned from: 20 updates, the last of a pass of 3
     every = dict(evaluate_every=10, checkpoint_every=4, log_every=1)
     return TextRunConfig(algorithm, SIZES, "text:valence", rows=60, **every)  # pyright: ignore[reportArgumentType]
 
@@ -33,7 +35,7 @@ def answers(count: int) -> list[Encoded]:
 
 
 def learners() -> dict[str, torch.Tensor]:
-    """20 updates of a reward model and of DPO; their weights and last losses."""
+    """20 updates of a reward model and of DPO; their weights. Batches of odd sizes, of which one process has fewer pieces, or none."""
     from tutelage.experiment.text_materials import text_world, word_tokenizer
 
     tokenizer = word_tokenizer(text_world("text:valence").words)
@@ -43,15 +45,19 @@ def learners() -> dict[str, torch.Tensor]:
     for net in (model, scorer):
         shard(net)
     texts = answers(60)
-    pairs = [(texts[i], texts[i + 1]) for i in range(0, 60, 2)]
+    pairs = [(texts[i], texts[i + 1]) for i in range(0, 58, 2)]  # in batches of 7, and one of 1
     ranked = [reward_model.Ranking(tuple(texts[i : i + 3]), (0, 1, 2)) for i in range(0, 60, 3)]
     found: dict[str, torch.Tensor] = {}
     for name, net, learner in (
-        ("dpo", model, dpo.DPO(dpo.Config(batch_size=6, epochs=4, learning_rate=1e-3), model, pairs, Generator().manual_seed(2), frozen)),
+        (
+            "dpo",
+            model,
+            dpo.DPO(dpo.Config(batch_size=7, microbatch=3, epochs=4, learning_rate=1e-3), model, pairs, Generator().manual_seed(2), frozen),
+        ),
         (
             "reward",
             scorer,
-            reward_model.RewardModel(reward_model.Config(batch_size=4, epochs=4), [scorer], ranked, Generator().manual_seed(2)),
+            reward_model.RewardModel(reward_model.Config(batch_size=3, epochs=4), [scorer], ranked, Generator().manual_seed(2)),
         ),
     ):
         for _ in range(20):

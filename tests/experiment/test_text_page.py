@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.experiment import text_page
 from tutelage.experiment.text_page import side_by_side, write_page
 
 HOSTILE = "<script>alert(1)</script> & \" '"
@@ -73,6 +74,16 @@ def test_every_section_stands_there_once(seeds: int, tmp_path: Path):
     fall = "1.80" if seeds == 3 else "1.77"
     assert f"gold falls by {fall} with one reward model" in page.replace("\n", " ")
     assert "dots lie further right" in page or seeds == 1
+
+
+def test_a_frontier_ends_where_too_few_draws_count(monkeypatch: pytest.MonkeyPatch):
+    seed = study("frontier", 0)
+    for point in seed["curves"]["frontier"][2:]:
+        point["effective_draws"] = 49.0
+    drawn: list[tuple] = []
+    monkeypatch.setattr(text_page, "inline", lambda draw, *_: drawn.append(draw.args) or "")
+    text_page._frontier([seed])
+    assert len(drawn[0][0][0][0]) == 3  # SFT itself, and two points
 
 
 def test_side_by_side_escapes_and_keeps_the_order():

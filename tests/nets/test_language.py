@@ -110,7 +110,6 @@ def test_what_follows_eos_changes_nothing(model: LanguageModel):
     critic = ScoreModel.of(model, torch.Generator().manual_seed(3))
     for asked in (
         lambda x: model.log_probs(x, real, real),
-        lambda x: model.entropy(x, real, real),
         lambda x: critic.scores(x, real),
         lambda x: critic.values(x, real)[:, :10],
     ):
@@ -139,14 +138,6 @@ def test_packed_texts_are_not_for_a_sliding_window():
     model, tokens = a_model("mistral?layers=1&width=32&heads=4&context=64&sliding_window=4"), some_tokens(1, 6)
     with pytest.raises(ModelError, match="rows of 6 tokens with several texts were given to a model with a sliding window"):
         model.log_probs(tokens, torch.ones(1, 6, 6, dtype=torch.bool), everywhere(tokens), positions=torch.arange(6)[None])
-
-
-def test_entropy_belongs_to_the_distribution_of_its_token(model: LanguageModel):
-    tokens = some_tokens()
-    expected = torch.distributions.Categorical(logits=model.logits(tokens, everywhere(tokens))[:, :-1] / 0.7).entropy()
-    entropy = model.entropy(tokens, everywhere(tokens), everywhere(tokens), temperature=0.7)
-    assert (entropy[:, 0] == 0).all()
-    torch.testing.assert_close(entropy[:, 1:], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_accumulated_gradients_are_those_of_the_batch(model: LanguageModel):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.nets.log_probs import chosen_log_probs, entropies
+from tutelage.nets.log_probs import chosen_log_probs
 
 
 def layer(rows: int = 7, width: int = 5, words: int = 11, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -72,10 +72,3 @@ def test_half_precision_adds_up_in_single():
     chosen = torch.tensor([0, 10, 4999, 7])
     expected = (hidden @ weight.T).float().log_softmax(-1)[torch.arange(4), chosen]
     torch.testing.assert_close(chosen_log_probs(hidden, weight, None, chosen, chunk=3), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("chunk", [1, 3, None])
-def test_entropies_against_torch(chunk: int | None):
-    hidden, weight, bias, _ = layer()
-    expected = torch.distributions.Categorical(logits=(hidden @ weight.T + bias) / 0.7).entropy()
-    torch.testing.assert_close(entropies(hidden, weight, bias, 0.7, chunk), expected, atol=1e-5, rtol=1e-5)

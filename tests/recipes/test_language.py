@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tutelage.evaluate.text import excess
+from tutelage.evaluate.text import exact_frontier, excess
 from tutelage.experiment.text_page import write_page
 from tutelage.recipes import language, language_challenges
 from tutelage.recipes.language import held_out
@@ -71,6 +71,17 @@ def test_every_challenge_runs_small_and_leaves_its_rows_once(tmp_path: Path):
     assert len({row["labels"] for row in found if row["task"].endswith("queries")}) == 1
 
 
+def test_a_study_that_ends_between_its_writes_adds_no_row_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(language, "append", fail)
+    with pytest.raises(OSError, match="no room"):
+        language.Report(curves={"x": 1}).finish(tmp_path / "chain-0.json", tmp_path / "rows.jsonl", Console(quiet=True))
+    assert json.loads((tmp_path / "chain-0.json").read_text()) == {"rows": [], "curves": {"x": 1}}  # whole: it is not run again
+    assert [path.name for path in tmp_path.iterdir()] == ["chain-0.json"]
+
+
 def test_a_front_by_hand():
     dominated = language_challenges._dominated
     assert dominated([(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)], (0.0, 0.0)) == pytest.approx(6.0)
@@ -89,7 +100,8 @@ def test_a_chain_of_a_quarter_of_the_size_learns_and_stays_below_what_is_possibl
         dpo=replace(whole.dpo, learning_rate=8e-4), ppo=replace(whole.ppo, iterations=12),
     )  # fmt: skip
     chain = Chain(setting, 0, tmp_path)
-    frontier = chain.frontier(draws=600, betas=(float("inf"), 4.0, 2.0, 1.5, 1.0, 0.8))
+    gold, shares = chain.draws(600, [chain.gold])
+    frontier = exact_frontier(gold[0], (4.0, 2.0, 1.5, 1.0, 0.8), shares)
     assert held_out(chain, [chain.reward])["order"] > 0.65
     for name in ("dpo", "ppo-lm"):
         found = chain.evaluate(chain.tuned(name), name)

@@ -21,7 +21,7 @@ def logistic_fit(
     """
     x, y = features.double(), outcome.double()
     w = x.new_zeros(x.shape[1])
-    ridge = penalty * torch.eye(len(w), dtype=torch.float64)
+    ridge = torch.diag(torch.full_like(w, penalty))
 
     def loss(w: Tensor) -> Tensor:
         return bradley_terry_loss(x @ w, y).sum() + 0.5 * penalty * w.square().sum()
@@ -45,9 +45,10 @@ def length_controlled_by_ratio(
 
     P(win) = sigma(a + b log(length / other)),   reported: sigma(a), b.
 
-    Stiennon et al. 2020 (arXiv 2009.01325), appendix F, for two policies. outcome: 1 a win, 0.5 a tie, 0 a loss.
+    Stiennon et al. 2020 (arXiv 2009.01325), appendix F, for two policies. outcome: 1 a win, 0.5 a tie, 0 a loss. An answer of
+    no token counts as one of one token.
     """
-    ratio = (length.double() / other_length.double()).log()
+    ratio = (length.double().clamp(min=1.0) / other_length.double().clamp(min=1.0)).log()
     a, b = logistic_fit(torch.stack((torch.ones_like(ratio), ratio), -1), outcome, penalty)
     return torch.sigmoid(a).item(), b.item()
 

@@ -95,13 +95,6 @@ class GoodhartLaw:
         d = kl.sqrt()
         return d * (self.a - self.b * _bend(d, self.law))
 
-    @property
-    def peak_kl(self) -> float:
-        """d*^2, where the derivative is zero: d* = a / 2b for best-of-n, exp(a / b - 1) for rl; infinite where nothing is lost."""
-        if self.b <= 0.0:
-            return math.inf
-        return (self.a / (2.0 * self.b)) ** 2 if self.law == "best-of-n" else math.exp(2.0 * (self.a / self.b - 1.0))
-
 
 def fit_goodhart_law(kl: Float[Tensor, "N"], gain: Float[Tensor, "N"], law: Law) -> GoodhartLaw:
     """Least squares for a and b: both laws are linear in them. gain: gold less that of the reference.

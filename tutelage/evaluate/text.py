@@ -6,7 +6,6 @@ the answer was drawn at; its mean over answers that pi drew estimates KL(pi || p
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -96,7 +95,7 @@ def mean_with_error(x: Float[Tensor, "N"]) -> Mean:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on prompts that it did not learn from, at one temperature."""
+    """A model on some prompts, at one temperature."""
 
     gold: Mean
     kl: Mean
@@ -174,8 +173,8 @@ class FrontierPoint:
 
 def exact_frontier(gold: Float[Tensor, "P draws"], betas: Sequence[float], shares: Float[Tensor, "P"] | None = None) -> list[FrontierPoint]:
     """The KL-regularized optimum at each price of a nat, from draws of the reference, averaged over prompts. shares: of the prompts."""
-    weight = torch.full((len(gold),), 1.0 / len(gold)) if shares is None else shares / shares.sum()
-    weight = weight.double()
+    weight = (gold.new_ones(len(gold)) if shares is None else shares.to(gold.device)).double()
+    weight = weight / weight.sum()
     points: list[FrontierPoint] = []
     for beta in betas:
         whole = regularized_optimum(gold, beta)
@@ -190,13 +189,14 @@ def exact_frontier(gold: Float[Tensor, "P draws"], betas: Sequence[float], share
 
 
 def optimum_at(frontier: Sequence[FrontierPoint], kl: float, least_draws: float = 50.0) -> tuple[float, float] | None:
-    """(gold, slope) of the frontier at a KL, between its two nearest points; None beyond the last that has enough draws."""
-    known = sorted((point for point in frontier if point.effective_draws >= least_draws), key=lambda point: point.kl)
-    for left, right in pairwise(known):
-        if left.kl <= kl <= right.kl:
-            slope = (right.gold - left.gold) / max(right.kl - left.kl, 1e-12)
-            return left.gold + slope * (kl - left.kl), slope
-    return None
+    """(gold, slope) that nothing exceeds at a KL; None beyond the last point that has enough draws.
+
+    The frontier is concave and its slope at a point is the price beta, so that it lies below all of its tangents and above every chord.
+    """
+    known = [point for point in frontier if point.effective_draws >= least_draws and point.beta < float("inf")]
+    if not known or kl > max(point.kl for point in known):
+        return None
+    return min((point.gold + point.beta * (kl - point.kl), point.beta) for point in known)
 
 
 def excess(evaluation: Evaluation, frontier: Sequence[FrontierPoint]) -> float | None:
@@ -216,7 +216,7 @@ def best_of_n_curve(
     proxy: Float[Tensor, "P draws"], gold: Float[Tensor, "P draws"], counts: Sequence[int], shares: Float[Tensor, "P"] | None = None
 ) -> list[tuple[float, float, float]]:
     """(KL, proxy, gold) of choosing the best of n by the proxy; KL is the bound log n - (n - 1) / n."""
-    weight = (torch.ones(len(gold)) if shares is None else shares).to(gold.dtype)
+    weight = (gold.new_ones(len(gold)) if shares is None else shares).to(gold)
     weight = weight / weight.sum()
     at_once = 512  # ties are looked for among all pairs of draws
     found: list[tuple[float, float, float]] = []

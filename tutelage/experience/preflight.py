@@ -159,7 +159,10 @@ def _of_rows(rows: Sequence[TextRow]) -> Iterator[Finding]:
     yield from _about("warn", "ties", tied, of, "are rankings in which all answers are tied: they give no pair")
     plain = [(row, row.prompt) for row in answered if isinstance(row.prompt, str) and row.prompt.strip()]
     repeated = [row for row, prompt in plain if any(answer.startswith(prompt) for answer in row.answers)]
-    yield from _about("refuse", "prompts", repeated, of, "repeat the prompt at the beginning of an answer: the model would read it twice")
+    # "I" and "I am here" is chance; a habit is that of data which holds the whole text where the answer should stand.
+    habit = sum(len(row.prompt) >= 10 for row in repeated) >= 0.1 * len(answered)
+    says = "repeat the prompt at the beginning of an answer: the model would read it twice"
+    yield from _about("refuse" if habit else "warn", "prompts", repeated, of, says)
     turns = [row for row in answered if any(HUMAN in answer for answer in row.answers)]
     says = 'have prompts that differ, or a transcript as an answer: behind the answer comes another turn of "Human:"'
     yield from _about("warn", "prompts", turns, of, says)

@@ -65,11 +65,6 @@ class TextBatch:
         """Some of the rows, as wide as before."""
         return TextBatch(self.tokens[rows], self.attention[rows], self.response[rows])
 
-    @property
-    def positions(self) -> Int[Tensor, "B T"]:
-        """Of every token within its text: the exclusive cumulative sum of `attention`, whichever side the padding is on."""
-        return self.attention.long().cumsum(1) - self.attention.long()
-
     def to(self, device: torch.device | str) -> "TextBatch":
         """The same on another device."""
         return TextBatch(self.tokens.to(device), self.attention.to(device), self.response.to(device))
@@ -129,17 +124,6 @@ def bucketed_batches(lengths: Sequence[int], batch_size: int, generator: Generat
         batches += torch.split(window[length[window].argsort(stable=True)], batch_size)
     order: list[int] = torch.randperm(len(batches), generator=generator).numpy().tolist()
     yield from (batches[i] for i in order)
-
-
-def within_budget(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Indices cut into microbatches of at most `most_tokens` tokens, padding counted, longest first; a longer text is alone."""
-    microbatches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # the first of a microbatch is its longest: it sets the width
-        if microbatches and lengths[microbatches[-1][0]] * (len(microbatches[-1]) + 1) <= most_tokens:
-            microbatches[-1].append(i)
-        else:
-            microbatches.append([i])
-    return microbatches
 
 
 @dataclass(frozen=True)

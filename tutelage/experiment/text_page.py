@@ -5,6 +5,7 @@ Made from the curves that studies left in a folder, one JSON file per study and 
 
 import html
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -16,6 +17,7 @@ import numpy as np
 from tutelage.experiment import text_charts
 from tutelage.experiment.charts import Dots, inline, number
 from tutelage.experiment.charts import strip as dots_by_method
+from tutelage.experiment.checkpoint import write_whole
 from tutelage.experiment.text_charts import Marks, Spread
 
 PAGE = "report.html"
@@ -34,7 +36,8 @@ def write_page(folder: Path) -> Path:
         sections.append(_samples(studies["chain"][0]["curves"]))
     page = folder / PAGE
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(document("From demonstrations to PPO, in a world that knows the answer", sections), encoding="utf-8")
+    whole = document("From demonstrations to PPO, in a world that knows the answer", sections)
+    write_whole(page, whole.encode(), folder / f".{PAGE}.{os.getpid()}")
     return page
 
 
@@ -107,25 +110,21 @@ def _chain(seeds: list[dict[str, Any]]) -> str:
 def _frontier(seeds: list[dict[str, Any]]) -> str:
     best = []
     for seed in seeds:
-        known = [point for point in seed["curves"]["frontier"] if point["effective_draws"] >= 10.0]
-        best.append(
-            (
-                np.array([0.0, *(p["kl"] for p in known)]),
-                np.array([known[0]["gold"] - known[0]["beta"] * known[0]["kl"], *(p["gold"] for p in known)]),
-            )
-        )
+        first, known = seed["curves"]["frontier"][0], [p for p in seed["curves"]["frontier"] if p["effective_draws"] >= 50.0]
+        gold = [first["gold"] - first["beta"] * first["kl"], *(p["gold"] for p in known)]
+        best.append((np.array([0.0, *(p["kl"] for p in known)]), np.array(gold)))
     points = [point for seed in seeds for point in seed["curves"]["points"]]
     marks = [
         Marks(NAMES[name], role, [(p["kl"], p["gold"]) for p in points if p["method"].startswith(name)], "^" if name == "best-of" else "o")
         for name, role in ROLES.items()
     ]
-    furthest = 1.15 * max(float(x[-1]) for x, _ in best)
+    furthest = 1.15 * max(float(x[-1]) for x, _ in best) or 1.0
     chart = inline(
         partial(text_charts.frontier, best, marks, furthest), "frontier", "Gold score over KL for every method and the optimum", 380, 330
     )
     words = (
-        "The line is the best that any policy can do at this distance from SFT, computed from the SFT model's own answers. Each dot is "
-        "one seed at one price of a nat."
+        "The line is the best that any policy can do at this distance from SFT, computed from the SFT model's own answers; it ends "
+        "where fewer than 50 of them count. Each dot is one seed at one price of a nat."
     )
     return section(
         "What is possible, and what was reached", words, _key({"the optimum": "ink"} | {NAMES[n]: r for n, r in ROLES.items()}) + chart
@@ -190,6 +189,6 @@ def _wins(seeds: list[dict[str, Any]]) -> str:
 def _samples(curves: dict[str, Any]) -> str:
     return section(
         "Answers side by side",
-        "The first seed's models on prompts that none learned from.",
+        "The first seed's models on the first prompts that they are evaluated on.",
         side_by_side(curves["prompts"], curves["samples"]),
     )

@@ -17,9 +17,7 @@ from jaxtyping import Bool, Int64
 from torch import Generator, Tensor
 
 from tutelage.games.spec import CannotSnapshot, Discrete, Game, GameError, MultiDiscrete, Nested, Snapshot, Step
-from tutelage.games.text_worlds import TextWorld, text_world
-
-PAD, EOS = 0, 2
+from tutelage.games.text_worlds import EOS, PAD, TextWorld, text_world
 
 
 class TextGame(Game):

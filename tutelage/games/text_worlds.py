@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from tutelage.games.options import parse
 from tutelage.games.spec import GameError
 
-BOS, EOS = 1, 2
+PAD, BOS, EOS = 0, 1, 2
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 DRAWS = 64
 """Uniform numbers that one text may use up."""

@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 from tutelage.games.options import parse
 from tutelage.nets.cache import Room
 from tutelage.nets.fast_linear import linear, use_fast_layers
-from tutelage.nets.log_probs import chosen_log_probs, entropies
+from tutelage.nets.log_probs import chosen_log_probs
 from tutelage.nets.ranks import whole
 
 try:
@@ -337,21 +337,6 @@ class LanguageModel(nn.Module):
         found = chosen_log_probs(hidden[wanted].to(weight.dtype), weight, bias, tokens[:, 1:][wanted], temperature, chunk)
         scattered = found.new_zeros(wanted.shape).masked_scatter(wanted, found)
         return nn.functional.pad(scattered, (1, 0))
-
-    @torch.no_grad()
-    def entropy(
-        self,
-        tokens: Int[Tensor, "B T"],
-        attention: Bool[Tensor, "B T"],
-        wanted: Bool[Tensor, "B T"],
-        temperature: float = 1.0,
-        chunk: int | None = None,
-    ) -> Float[Tensor, "B T"]:
-        """Entropy in nats of the distribution that token t is drawn from, where wanted, else 0. Without gradient."""
-        hidden, wanted = self._hidden(tokens, attention)[:, :-1], wanted[:, 1:]
-        weight, bias = self._head()
-        found = entropies(hidden[wanted].to(weight.dtype), weight, bias, temperature, chunk)
-        return nn.functional.pad(found.new_zeros(wanted.shape).masked_scatter(wanted, found), (1, 0))
 
     def _head(self) -> tuple[Tensor, Tensor | None]:
         """Output layer in the precision of its product."""

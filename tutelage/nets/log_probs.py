@@ -33,19 +33,6 @@ def chosen_log_probs(
     return _ChosenLogProbs.apply(hidden, weight, bias, chosen, temperature, chunk or _rows(weight))
 
 
-@torch.no_grad()
-def entropies(
-    hidden: Float[Tensor, "N D"],
-    weight: Float[Tensor, "V D"],
-    bias: Float[Tensor, "V"] | None,
-    temperature: float = 1.0,
-    chunk: int | None = None,
-) -> Float[Tensor, "N"]:
-    """Entropy in nats of softmax((W h + b) / temperature). No gradient flows through it."""
-    parts = [_logits(piece, weight, bias, temperature).log_softmax(-1) for piece in hidden.split(chunk or _rows(weight))]
-    return torch.cat([-(part.exp() * part).sum(-1) for part in parts])
-
-
 def _rows(weight: Tensor) -> int:
     return max(LOGITS_AT_ONCE // len(weight), 1)
 

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 Row = TypeVar("Row")
 
-FORWARD = ("hidden", "logits_of", "logits", "log_probs", "entropy", "scores", "values")
+FORWARD = ("hidden", "logits_of", "logits", "log_probs", "scores", "values")
 """Methods of our nets that need whole weights."""
 
 

@@ -14,6 +14,7 @@ Without `--study` all are run, one seed after the other, and `report.html` is wr
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from tutelage.evaluate.reward_reports import JudgedPairs, reward_report
 from tutelage.evaluate.text import Evaluation, best_of_n_curve, exact_frontier, excess
 from tutelage.evaluate.win_rates import outcomes, win_rate
 from tutelage.experience.text import TextBatch, encoded, pad_right
+from tutelage.experiment.checkpoint import write_whole
 from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.experiment.text_materials import GoldReward
 from tutelage.experiment.text_page import write_page
@@ -89,11 +91,15 @@ class Report:
         )  # fmt: skip
 
     def finish(self, path: Path, results: Path | None, console: Console) -> None:
-        """Add the rows to the results, keep them with the curves, and say what was found."""
+        """Keep the rows with the curves, add them to the results, and say what was found.
+
+        The curves come first and whole, for a study that has them is not run again: no row is added twice.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = json.dumps({"rows": [vars(row) for row in self.rows], "curves": self.curves})
+        write_whole(path, found.encode(), path.with_name(f".{path.name}.{os.getpid()}"))
         if results is not None:
             append(results, self.rows)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"rows": [vars(row) for row in self.rows], "curves": self.curves}))
         for row in self.rows:
             told = ", ".join(f"{name} {value:g}" for name, value in row.numbers.items())
             console.print(f"{row.task} {row.method}, seed {row.seed}: {row.score:.3f} ({told}; {row.seconds:.0f} s)")

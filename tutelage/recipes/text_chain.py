@@ -4,7 +4,6 @@ What the recipes of language models share. Every stage draws from a generator of
 that a study can leave stages out and the others stay the same to the bit.
 """
 
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from tutelage.evaluate.text import Answers, Evaluation, FrontierPoint, Gold, answer, evaluate_model, exact_frontier, reference_draws
+from tutelage.evaluate.text import Answers, Evaluation, Gold, answer, evaluate_model, reference_draws
 from tutelage.experience.text import Encoded, TextBatch, encoded
 from tutelage.experience.text_encoding import TextEncoder
 from tutelage.experience.tokenizers import word_tokenizer
@@ -257,13 +256,6 @@ class Chain:
             shares[tuple(prompt)] = shares.get(tuple(prompt), 0) + 1
         drawn = reference_draws(self.sft, list(shares), scores, count, self.world.answer_tokens, EOS, self.generator("draws"))
         return drawn, torch.tensor(list(shares.values()), dtype=torch.float64)
-
-    def frontier(
-        self, draws: int = 4096, betas: Sequence[float] = (math.inf, 8.0, 4.0, 2.0, 1.5, 1.0, 0.8, 0.67, 0.57, 0.5)
-    ) -> list[FrontierPoint]:
-        """The best that is possible from this SFT model."""
-        gold, shares = self.draws(draws, [self.gold])
-        return exact_frontier(gold[0], betas, shares)
 
 
 def run(stage: Stage, watch: Watch | None = None) -> dict[str, float]:

@@ -131,12 +131,12 @@ def test_unseen_pairs_are_held_to_the_same_reference(tokenizer):
 
 @pytest.mark.parametrize("loss", ["simpo", "orpo", "dpo-norm", "ipo-mean"])
 def test_accuracy_compares_what_the_loss_compares(model, loss):
-    """The longer answer is preferred per token, and not in sum."""
-    pair = PAIR._replace(chosen=torch.tensor([-30.0]), chosen_length=torch.tensor([20.0]), reference_chosen=torch.tensor([-40.0]),
-        rejected=torch.tensor([-15.0]), reference_rejected=torch.tensor([-40.0]))  # fmt: skip
-    learner = DPO(Config(loss=loss), model, pairs(2), generator())
-    free = pair._replace(reference_chosen=torch.zeros(1), reference_rejected=torch.zeros(1))
-    told = learner._measures(free if loss in FREE else pair._replace(reference_rejected=torch.tensor([-16.0])), torch.zeros(1))
+    """Per token the longer answer is the better one, in sum the shorter."""
+    numbers = dict(chosen=-30.0, chosen_length=20.0, reference_chosen=-27.0, rejected=-15.0, rejected_length=5.0, reference_rejected=-13.0)
+    if loss in FREE:
+        numbers |= dict(reference_chosen=0.0, reference_rejected=0.0)
+    pair = PAIR._replace(**{name: torch.tensor([value]) for name, value in numbers.items()})
+    told = DPO(Config(loss=loss), model, pairs(2), generator())._measures(pair, torch.zeros(1))
     assert told["accuracy"] == 1.0 and told["reward/margin"] > 0.0
 
 

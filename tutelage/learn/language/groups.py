@@ -126,8 +126,7 @@ class Groups:
             raise TrainingError(f"samples={config.samples} was given; an answer is judged against others to its prompt, so 2 are needed")
         set_dropout(policy, 0.0)
         self.config, self.policy = config, policy
-        own = policy.copy() if reference is None and policy.adapted is None else reference
-        self.writer = Writer(config.sampling, policy, own, reward, prompts, eos, generator)
+        self.writer = Writer(config.sampling, policy, reference, reward, prompts, eos, generator)
         self.shuffle = spawned(generator)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.iterations

@@ -79,8 +79,7 @@ class OnlineDPO:
             raise TrainingError(f"samples={config.samples} was given; a pair needs 2 answers to a prompt")
         set_dropout(policy, 0.0)
         self.config, self.policy = config, policy
-        own = policy.copy() if reference is None and policy.adapted is None else reference
-        self.writer = Writer(config.sampling, policy, own, reward, prompts, eos, generator)
+        self.writer = Writer(config.sampling, policy, reference, reward, prompts, eos, generator)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.iterations
 

@@ -135,8 +135,7 @@ class PPOLM:
         set_dropout(policy, 0.0)
         set_dropout(critic, 0.0)
         self.config, self.policy, self.critic = config, policy, critic
-        own = policy.copy() if reference is None and policy.adapted is None else reference
-        self.writer = Writer(config.sampling, policy, own, reward, prompts, eos, generator)
+        self.writer = Writer(config.sampling, policy, reference, reward, prompts, eos, generator)
         self.shuffle = spawned(generator)
         ptx = config.ptx_coefficient, config.ptx_unit
         self.ptx = Ptx(policy, pretraining, *ptx, spawned(generator)) if config.ptx_coefficient else None

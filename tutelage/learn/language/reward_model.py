@@ -142,9 +142,8 @@ class RewardModel:
         self.elements = in_pairs(rankings) if config.shuffled_pairs else self.rankings  # of a batch
         count = len(self.elements)
         self.passes = [Passes(count, config.batch_size, spawned(generator)) for _ in models]
-        draws = [torch.randint(count, (count,), generator=generator).tolist() if config.bootstrap else list(range(count)) for _ in models]
-        self.rows = draws
-        """Which element of all each member's elements are."""
+        drawn = lambda: torch.randint(count, (count,), generator=generator).tolist()
+        self.rows = [drawn() if config.bootstrap else list(range(count)) for _ in models]  # which elements are each member's
         self.descents = [Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer) for model in models]
         self.updates, self.total = 0, config.epochs * self.passes[0].per_pass
 

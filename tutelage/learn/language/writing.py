@@ -86,7 +86,10 @@ class Writer:
         self, how: Sampling, policy: LanguageModel, reference: LanguageModel | None, reward: TextReward, prompts: Sequence[Asked],
         eos: int, generator: Generator,
     ) -> None:  # fmt: skip
-        """reference: frozen; None: the policy without its adapters. Raises TrainingError for a prompt that leaves no room for an answer."""
+        """reference: frozen; None: the policy as it is now (with adapters: without them).
+
+        Raises TrainingError for a prompt that leaves no room for an answer.
+        """
         for number, prompt in enumerate(prompts):
             if not prompt.tokens:
                 raise TrainingError(f"prompt {number} has no token; at least one is needed")
@@ -95,9 +98,8 @@ class Writer:
                     f"prompt {number} has {len(prompt.tokens)} tokens and its answer may have {how.max_new_tokens}; "
                     f"the model's context is {policy.context}"
                 )
-        if reference is None and policy.adapted is None:
-            raise TrainingError("no reference was given, and the policy has no adapters to be without; give a copy() of it")
-        self.how, self.policy, self.reference, self.reward, self.prompts, self.eos = how, policy, reference, reward, list(prompts), eos
+        self.how, self.policy, self.reward, self.prompts, self.eos = how, policy, reward, list(prompts), eos
+        self.reference = policy.copy() if reference is None and policy.adapted is None else reference
         self.order, self.generator = Passes(len(prompts), 1, spawned(generator)), spawned(generator)
 
     @torch.no_grad()
