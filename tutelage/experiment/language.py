@@ -6,11 +6,13 @@
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tutelage.experiment.randomness import generator
 from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
 from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
+    activations_of,
     encode_prompts,
     encode_texts,
     model_address,
@@ -43,9 +46,9 @@ from tutelage.experiment.text_materials import (
 from tutelage.experiment.text_report import write_text_report
 from tutelage.experiment.train import RUNS
 from tutelage.learn.language.dpo import DPO, FREE
-from tutelage.learn.language.reference import digests, refuse_changes, text_logp
+from tutelage.learn.language.reference import digests, refuse_changes, text_logp, weights_digest
 from tutelage.learn.language.reward_model import Ranking, RewardModel
-from tutelage.nets.language import SCORE_FILE, ScoreModel
+from tutelage.nets.language import SCORE_FILE, LanguageModel, ScoreModel
 from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
 
 REFERENCE = "reference.safetensors"
@@ -65,8 +68,9 @@ class TextExperiment:
             self.stage = STAGES[config.name]
             self.materials = open_materials(config, out / "tokenizer")
             self.told, self.more = list[str](), tuple[Tensor, ...]()
-            self.inputs = {"data": self.materials.digest} | digests(self.materials.model, (), tokenizer=_words(self.materials.tokenizer))
-            self.inputs.pop("texts")
+            tokenizer = hashlib.sha256(_words(self.materials.tokenizer).encode()).hexdigest()
+            self.inputs = {"data": self.materials.digest, "model": weights_digest(self.materials.model), "tokenizer": tokenizer}
+            self.tell(self.materials.told)
             self.learner = self._make_learner()
             self.checkpoints = Checkpoints(out, config.checkpoints_kept)
             self.seconds, self._ended = 0.0, False
@@ -75,6 +79,11 @@ class TextExperiment:
                 write_whole(out / "config.json", json.dumps(to_json(config), indent=1).encode(), out / f".config.json.{os.getpid()}")
             self.log = EventLog(out / EVENTS)
             self._opened = opened.pop_all()
+
+    def tell(self, sentence: str, about: str = "") -> None:
+        """Keep what a person should know of the inputs, for the log."""
+        if sentence:
+            self.told.append(f"{about}: {sentence}" if about else sentence)
 
     def _keep_tokenizer(self) -> None:
         """Whole or not at all: a run that is continued reads this one."""
@@ -92,8 +101,9 @@ class TextExperiment:
             return self._make_writer(draw)
         if self.stage.learns_from != "rankings":
             shard(materials.model)
-        own, held = encode_texts(materials.encoder, materials.rows), encode_texts(materials.encoder, materials.held_out)
-        self.told += [sentence for sentence in (own.told(),) if sentence]
+        own, held = encode_texts(materials.encoder, materials.rows), encode_texts(materials.encoder, materials.held_out, held_out=True)
+        self.tell(own.told())
+        self.tell(held.told(), "held out")
         if needs == "demonstrations":
             self.held_out: list[Any] = [text for texts in held.texts for text in texts]
             return self.stage.learner(algorithm, materials.model, [text for texts in own.texts for text in texts], draw)
@@ -103,18 +113,30 @@ class TextExperiment:
             for model in models:
                 shard(model)
             return self.stage.learner(algorithm, models, own_rows, draw)
-        reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
+        reference = self._open_reference()
         if needs == "labeled":
             rows, self.held_out = ([(texts[0], row.desirable) for row, texts in zip(e.rows, e.texts, strict=True)] for e in (own, held))  # type: ignore[attr-defined]
             return self.stage.learner(algorithm, materials.model, rows, draw, reference)
         pairs, self.held_out = ([(texts[0], texts[1]) for texts in e.texts] for e in (own, held))
         return self._make_dpo(pairs, self.held_out, draw, reference)
 
+    def _open_reference(self) -> LanguageModel | None:
+        """The one at an address of its own; None where it is the model as it starts."""
+        if self.config.reference is None:
+            return None
+        reference = open_model(self.config, self.materials.tokenizer, self.config.reference, lora=False).copy()
+        self.inputs["reference"] = weights_digest(reference)
+        return reference
+
     def _fresh_score_model(self, member: int) -> ScoreModel:
         """On the language model's body; or a reward model that learns on."""
-        folder = Path(model_address(self.config.model))
+        folder = Path(model_address(self.config.model, scores=True))
         if (folder / SCORE_FILE).is_file():
-            return ScoreModel.load(folder, device=self.config.device)
+            if self.config.algorithm.members > 1:
+                raise RunError(f"{folder} is one reward model; as {self.config.algorithm.members} members it would begin alike in all")
+            model = ScoreModel.load(folder, activations=activations_of(self.config.dtype), device=self.config.device)
+            self.inputs["model"] = weights_digest(model)  # the head too
+            return model
         return ScoreModel.of(self.materials.model, generator(self.config.seed, f"head/{member}"))
 
     def _make_dpo(
@@ -142,21 +164,29 @@ class TextExperiment:
         """A stage that writes: it needs a reward, and PPO a critic."""
         config, materials = self.config, self.materials
         sampling = getattr(config.algorithm, "sampling", None) or config.algorithm.ppo.sampling
-        prompts, dropped = encode_prompts(materials.encoder, materials.rows, sampling.max_new_tokens)
-        self.held_out = encode_prompts(materials.encoder, materials.held_out, sampling.max_new_tokens)[0]
-        if dropped:
-            self.told.append(f"{len(dropped)} of {len(materials.rows)} prompts leave no room for an answer and were dropped")
+        prompts, told = encode_prompts(materials.encoder, materials.rows, sampling.max_new_tokens)
+        self.held_out, held_told = encode_prompts(materials.encoder, materials.held_out, sampling.max_new_tokens, held_out=True)
+        self.tell(told)
+        self.tell(held_told, "held out")
         reward, models = open_reward(config, materials.tokenizer)
-        reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
+        self._know_score_models("reward", models)
+        reference = self._open_reference()
         eos, rest = materials.tokenizer.eos_token_id, {}
         more: list[Any] = []
         if config.name == "rounds":
             more = [[self._fresh_score_model(i) for i in range(config.algorithm.reward_model.members)]]
         if config.name == "ppo-lm":
             own = open_score_models(config.critic, materials.tokenizer, config.dtype, config.device) if config.critic else models
+            self._know_score_models("critic", own if config.critic else [])
             more = [own[0].copy().requires_grad_(True) if own else ScoreModel.of(materials.model, None)]
-            rest = {"pretraining": pretraining_texts(config, materials.encoder)}
+            rest["pretraining"], told, digest = pretraining_texts(config, materials.encoder)
+            self.tell(told, "texts of the ptx term")
+            self.inputs |= {"pretraining": digest} if digest else {}
         return self.stage.learner(config.algorithm, materials.model, *more, reward, prompts, eos, draw, reference, **rest)
+
+    def _know_score_models(self, name: str, models: Sequence[ScoreModel]) -> None:
+        if models:
+            self.inputs[name] = hashlib.sha256("".join(weights_digest(model) for model in models).encode()).hexdigest()
 
     @property
     def steps(self) -> int:
@@ -259,8 +289,9 @@ class TextExperiment:
 
     def _refuse(self, saved: Mapping[str, str]) -> None:
         changed = sorted(name for name in saved.keys() | self.inputs.keys() if saved.get(name) != self.inputs.get(name))
-        where = {"data": self.config.data, "model": self.config.model, "tokenizer": "tokenizer/"}
-        what = " and ".join(f"the {name} ({where.get(name, name)})" for name in changed)
+        addresses = dataclasses.asdict(self.config) | {"tokenizer": "tokenizer/", "reward": ", ".join(self.config.reward)}
+        where = {name: addresses.get(name) or name for name in changed}
+        what = " and ".join(f"the {name} ({where[name]})" for name in changed)
         raise CheckpointError(
             f"{what} changed since the run in {self.out} began; with other inputs it is another run and needs another --out"
         )
