@@ -25,9 +25,8 @@ from tutelage.experiment.run import RunError
 from tutelage.experiment.text_materials import encode_prompts, encode_texts, model_address, open_rewards, open_score_models, split
 from tutelage.experiment.text_policy import evaluate_text_run, generate
 from tutelage.games.text_worlds import text_world
-from tutelage.learn.language import dpo, groups, kto, ppo_lm, reward_model, sft
+from tutelage.learn.language import dpo, kto, ppo_lm, reward_model, sft
 from tutelage.learn.language.writing import Sampling
-from tutelage.nets.language import make_model
 
 TINY = "gpt2?layers=1&width=16&heads=2&context=32"
 WORLD = "text:valence"
@@ -63,7 +62,7 @@ def ranked(count: int, answers: Sequence[str] = (GOOD, BAD, PLAIN), ranks: Seque
 
 
 def told(config: TextRunConfig, out: Path) -> list[str]:
-    with TextExperiment(config, out) as experiment:
+    with TextExperiment(replace(config, preflight="off"), out) as experiment:
         experiment.begin()
     return [event["message"] for event in read_events(out / EVENTS) if event["event"] == "warning"]
 
@@ -112,14 +111,14 @@ def test_another_reward_model_critic_or_pretraining_is_refused(words: str, score
         shutil.rmtree(tmp_path / name)
         shutil.copytree(scorer / "model-1", tmp_path / name)
     written(tmp_path / "texts.jsonl", [*texts, {"text": f"<bos> {BAD}"}])
-    with TextExperiment(config, tmp_path / "run") as experiment:
-        with pytest.raises(CheckpointError, match=r"the critic \(.*critic\) and the pretraining \(.*\) and the reward \(.*rm\) changed"):
-            experiment.restore()
+    said = r"the critic \(.*critic\) and the pretraining \(.*\) and the reward \(.*rm\) changed"
+    with TextExperiment(config, tmp_path / "run") as experiment, pytest.raises(CheckpointError, match=said):
+        experiment.restore()
 
 
 def test_another_reference_margin_or_column_is_refused(words: str, tmp_path: Path):
     train_text(TextRunConfig(sft.Config(batch_size=8), TINY, WORLD, tokenizer=words, rows=16), tmp_path / "sft")
-    rows = [{"prompt": f"<bos> tree {i} .".replace("0", "happy").replace("1", "sad"), "chosen": GOOD, "rejected": BAD, "margin": 0.5} for i in (0, 1)]  # fmt: skip
+    rows = [{"prompt": f"<bos> tree {mood} .", "chosen": GOOD, "rejected": BAD, "margin": 0.5} for mood in ("happy", "sad")]
     data = written(tmp_path / "pairs.jsonl", rows * 4)
     live = TextRunConfig(replace(PAIRS, live_reference=True), TINY, data, tokenizer=words, reference=str(tmp_path / "sft"))
     fit = TextRunConfig(reward_model.Config(batch_size=4), TINY, data, tokenizer=words)
@@ -283,7 +282,8 @@ def test_stages_that_cannot_share_say_so(monkeypatch, words: str, tmp_path: Path
 
 
 def test_evaluating_in_a_short_context_and_rewards_that_read_columns(words: str, tmp_path: Path, monkeypatch):
-    rows = [{"prompt": f"<bos> {name} {mood} .", "completion": GOOD, "target": mood} for name in ("tree", "house") for mood in ("happy", "sad")]  # fmt: skip
+    prompts = [(name, mood) for name in ("tree", "house") for mood in ("happy", "sad")]
+    rows = [{"prompt": f"<bos> {name} {mood} .", "completion": GOOD, "target": mood} for name, mood in prompts]
     data = written(tmp_path / "rows.jsonl", rows)
     config = TextRunConfig(sft.Config(batch_size=2), TINY, data, tokenizer=words, context=12, held_out=0.25)
     train_text(config, tmp_path / "sft")

@@ -276,6 +276,8 @@ class TextRunConfig:
     """What becomes of longer ones."""
     learned: typing.Literal["answer", "assistant", "everything"] = "answer"
     """Which tokens are learned from: those of the last answer, of all turns of the assistant, or all."""
+    preflight: typing.Literal["warn", "refuse", "off"] = "warn"
+    """What `tutelage preflight` finds in a file is written into the log and the report; or it may end the run before it begins."""
     raters: str = ""
     """Who gave the labels, for the model card."""
     lora_rank: int = 0

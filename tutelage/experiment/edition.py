@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 import tutelage
-from tutelage.experiment.config import ALGORITHMS, PLANNERS, ConfigError, nearest
+from tutelage.experiment.config import ALGORITHMS, PLANNERS, STAGES, ConfigError, nearest
 
 PACKAGE = tutelage.__name__
 RUN = "tutelage.experiment.alone"
@@ -320,6 +320,10 @@ class Edition:
     def __init__(self, name: str) -> None:
         """Raises ConfigError for an unknown algorithm, naming the nearest known one."""
         known = PLANNERS | ALGORITHMS
+        if name in STAGES:
+            raise ConfigError(
+                f"{name} trains a language model of transformers; single files are of what plays or plans: {', '.join(known)}"
+            )
         if name not in known:
             raise ConfigError(f"unknown algorithm {name!r}; did you mean {nearest(name, known)}? Known are {', '.join(known)}")
         entry, self.name = known[name], name

@@ -22,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tutelage.experience.text import Encoded
+from tutelage.evaluate.text import answer
+from tutelage.experience.text import Encoded, TextError
+from tutelage.experience.text_rows import Words
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
 from tutelage.experiment.config import STAGES, TextRunConfig, to_json
 from tutelage.experiment.fingerprint import fingerprint
@@ -52,6 +54,7 @@ from tutelage.nets.language import SCORE_FILE, LanguageModel, ScoreModel
 from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
 
 REFERENCE = "reference.safetensors"
+SHOWN_PROMPTS, SHOWN_TOKENS = 6, 64
 STATE = {"learner", "inputs", "seconds"}
 LINE_SECONDS = 30.0
 
@@ -70,7 +73,6 @@ class TextExperiment:
             self.told, self.more = list[str](), tuple[Tensor, ...]()
             tokenizer = hashlib.sha256(_words(self.materials.tokenizer).encode()).hexdigest()
             self.inputs = {"data": self.materials.digest, "model": weights_digest(self.materials.model), "tokenizer": tokenizer}
-            self.tell(self.materials.told)
             self.learner = self._make_learner()
             self.checkpoints = Checkpoints(out, config.checkpoints_kept)
             self.seconds, self._ended = 0.0, False
@@ -211,9 +213,10 @@ class TextExperiment:
                 planned=self.learner.total,
                 seeds=[self.config.seed],
             )
-            for sentence in self.told:
+            for sentence in (*self.materials.warnings, *self.told):
                 self.log.append("warning", 0, message=sentence)
             self.evaluate()
+            self._show("before")
             self.save()
 
     def step(self) -> None:
@@ -247,6 +250,28 @@ class TextExperiment:
         """As `evaluate`, without the log; nothing for stages that write: what they write is measured at every update."""
         known = self.held_out and hasattr(self.learner, "evaluate")
         return self.learner.evaluate(self.held_out, *self.more) if known else {}
+
+    def _show(self, moment: str) -> None:
+        """Answers to a few prompts, the most probable words, for people to read side by side; the net of a reward model writes nothing."""
+        model = self.learner.nets()["model"] if self.stage.learns_from != "rankings" else None
+        if model is None or ranks() > 1:
+            return
+        rows = (self.materials.held_out or self.materials.rows)[:SHOWN_PROMPTS]
+        tokenizer, longest = self.materials.tokenizer, min(SHOWN_TOKENS, model.context - 1)
+        try:
+            kept, tokens, _ = self.materials.encoder.prompts(rows, model.context - longest)
+        except TextError:
+            return  # none of them leaves room for an answer
+        model.eval()
+        answers = answer(model, tokens, longest, tokenizer.eos_token_id, generator(self.config.seed, "shown"), greedy=True)
+        model.train()
+        words = [
+            tokenizer.decode(own[mask].tolist(), skip_special_tokens=True)
+            for own, mask in zip(answers.text.tokens, answers.text.response, strict=True)
+        ]
+        earlier = next((event["rows"] for event in read_events(self.out / EVENTS) if event["event"] == "samples"), [{} for _ in words])
+        shown = [{"prompt": _plain(row.prompt), **old, moment: text} for row, old, text in zip(kept, earlier, words, strict=True)]
+        self.log.append("samples", self.steps, rows=shown)
 
     def save(self) -> Path:
         """A checkpoint of everything; the log that it speaks of is on the disk before it counts."""
@@ -300,6 +325,7 @@ class TextExperiment:
         """Nets as folders with their cards, and the last event; once, however often the run is resumed."""
         with self._room():
             if not self._ended:
+                self._show("after")
                 facts = training_facts(self.config, self.out, self.materials, self.seconds)
                 for name, net in self.learner.nets().items():
                     self._save_net(name, net, facts)
@@ -407,6 +433,10 @@ def read_reference(path: Path) -> tuple[Tensor, dict[str, str]]:
         raise CheckpointError(
             f"{path} is damaged: {' '.join(str(error).split())[:200]}; without it the numbers are computed anew"
         ) from None
+
+
+def _plain(prompt: Words) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
 
 def _words(tokenizer: Any) -> str:

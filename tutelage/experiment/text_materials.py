@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tutelage.experience.preflight import ModelFacts, preflight
 from tutelage.experience.text import Encoded, TextBatch, encoded, pad_left
-from tutelage.experience.text_data import load_text
+from tutelage.experience.text_data import TextData, load_text
 from tutelage.experience.text_encoding import EncodedRows, TextEncoder, TooLongError, row_numbers
 from tutelage.experience.text_rows import (
     Demonstration,
@@ -41,6 +42,7 @@ from tutelage.nets.sampling import sample
 from tutelage.rewards.text import Columns, LearnedTextReward, ShorterTextReward, TextReward, WeightedTextReward, written_reward
 
 WORLD_ROWS = 2_000
+PREFLIGHT_ROWS = 500
 ROWS: dict[str, Callable[[Sequence[TextRow]], Sequence[TextRow]]] = {
     "demonstrations": demonstrations, "rankings": rankings, "pairs": pairs, "labeled": labeled, "prompts": prompts
 }  # fmt: skip
@@ -71,8 +73,8 @@ class Materials:
     model: LanguageModel
     digest: str
     """Of all rows, as they were read."""
-    told: str = ""
-    """One sentence on rows from which nothing can be learned; empty where there is none."""
+    warnings: tuple[str, ...] = ()
+    """Of rows from which nothing can be learned, and what preflight found."""
 
 
 def of_run(address: str, *folders: str) -> Path:
@@ -142,7 +144,8 @@ def open_materials(config: TextRunConfig, kept_tokenizer: Path) -> Materials:
     needs = STAGES[config.name].learns_from
     refuse_device(config.device)
     world = text_world(config.data) if config.data.startswith(WORLD) else None
-    rows: list[TextRow] = [] if world else load_text(config.data)[: config.rows]
+    whole = load_text(config.data)[: config.rows] if world is None else []
+    rows: list[TextRow] = whole
     tokenizer = open_tokenizer(config, rows, kept_tokenizer)
     model = open_model(config, tokenizer)
     context = min(config.context or model.context, model.context)
@@ -155,7 +158,10 @@ def open_materials(config: TextRunConfig, kept_tokenizer: Path) -> Materials:
         rows = list(prompts(rows))
     sides = split(rows, config.held_out, generator(config.seed, "held out"), by_prompt=world is None)
     own, held = sides if needs == "prompts" else (ROWS[needs](side) for side in sides)
-    return Materials(tokenizer, encoder, tuple(own), tuple(held), model, digest, told)
+    if not own:
+        raise ConfigError(f"{config.data} holds no row that {config.name} can learn from; it needs {needs}")
+    looked = () if world is not None or config.preflight == "off" else look_at(config, whole, tokenizer, model, context)
+    return Materials(tokenizer, encoder, tuple(own), tuple(held), model, digest, (*((told,) if told else ()), *looked))
 
 
 def refuse_device(device: str) -> None:
@@ -204,6 +210,16 @@ def split(rows: Sequence[TextRow], share: float, draw: torch.Generator, by_promp
                 held.update(same[rows[i].prompt])
     held = held or set(order[: max(cut, 0)])
     return [row for i, row in enumerate(rows) if i not in held], [row for i, row in enumerate(rows) if i in held]
+
+
+def look_at(config: TextRunConfig, rows: Sequence[TextRow], tokenizer: Any, model: LanguageModel, context: int) -> tuple[str, ...]:
+    """What preflight warns of. Raises ConfigError where it refuses and the run was told to listen."""
+    facts = ModelFacts(context, model.config.vocab_size)  # its dropout is what the stage asks for
+    found = preflight(TextData(Path(config.data).name, tuple(rows)), tokenizer, facts, PREFLIGHT_ROWS, config.too_long)
+    if found.refused and config.preflight == "refuse":
+        first = next(finding.sentence for finding in found.findings if finding.level == "refuse")
+        raise ConfigError(f"{first}; `tutelage preflight {config.data} --model {config.model}` says the rest")
+    return tuple(str(finding) for finding in found.findings if finding.level != "note")
 
 
 def world_rows(config: TextRunConfig, world: TextWorld, model: LanguageModel, tokenizer: Any) -> list[TextRow]:

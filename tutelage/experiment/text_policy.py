@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tutelage.evaluate.text import answer, evaluate_model
 from tutelage.experience.text import TextBatch, pad_left
 from tutelage.experience.text_data import load_text
 from tutelage.experience.text_encoding import TextEncoder
@@ -15,8 +16,12 @@ from tutelage.experience.text_rows import prompts as text_prompts
 from tutelage.experiment.config import STAGES, TextRunConfig
 from tutelage.experiment.randomness import generator
 from tutelage.experiment.text_materials import WORLD, encode_prompts, model_address, open_model, open_reward, open_rewards
+from tutelage.games.text_worlds import text_world
 from tutelage.nets.language import LanguageModel, load_tokenizer, make_model
 from tutelage.nets.sampling import sample
+
+ANSWER_TOKENS = 64
+"""Longest answer where nothing else says."""
 
 
 @dataclass(frozen=True)
@@ -110,31 +115,36 @@ def evaluate_text_run(out: Path, prompts: int = 256, seed: int = 0) -> dict[str,
 
 @torch.no_grad()
 def evaluate_writing(config: TextRunConfig, experiment: Any, prompts: int, seed: int) -> dict[str, float | int]:
-    """Of answers to held-out prompts: scores, distance from the model that the run began with, length, and whether they end."""
+    """Of answers to held-out prompts: scores and wins over the model that the run began with, distance from it, length, and ends."""
     materials, model = experiment.materials, experiment.learner.nets()["model"]
     how = getattr(getattr(config.algorithm, "ppo", config.algorithm), "sampling", None)
-    temperature = 1.0 if how is None else how.sampling_temperature
-    longest = 64 if how is None else how.max_new_tokens
+    longest = ANSWER_TOKENS if how is None else how.max_new_tokens
     if config.data.startswith(WORLD):
-        from tutelage.games.text_worlds import text_world
-
         longest = text_world(config.data).answer_tokens
     rows, encoder = materials.held_out or materials.rows, materials.encoder
     asked = encode_prompts(encoder, rows, 1 if how is None else how.max_new_tokens)[0][:prompts]
     longest = min(longest, encoder.context - max(len(prompt.tokens) for prompt in asked))
-    reference = open_model(config, materials.tokenizer, lora=False)
-    eos, draw, found = materials.tokenizer.eos_token_id, generator(seed, "evaluation"), list[torch.Tensor]()
+    before = open_model(config, materials.tokenizer, lora=False)
     reward = open_reward(config, materials.tokenizer)[0] if config.reward or config.data.startswith(WORLD) else None
+    columns = [prompt.columns for prompt in asked]
+
+    def gold(texts: TextBatch) -> torch.Tensor:
+        return torch.full((len(texts),), torch.nan) if reward is None else reward.scores(texts, columns)
+
+    eos, temperature = materials.tokenizer.eos_token_id, 1.0 if how is None else how.sampling_temperature
+    tokens, draw = [prompt.tokens for prompt in asked], generator(seed, "evaluation")
+    opponent = answer(before, tokens, longest, eos, draw, temperature)
     model.eval()
-    for start in range(0, len(asked), 64):
-        part = asked[start : start + 64]
-        batch = pad_left([prompt.tokens for prompt in part], eos).to(model.device)
-        drawn = sample(model, batch.tokens, batch.attention, longest, eos, draw, temperature)
-        text = TextBatch(drawn.tokens, drawn.attention, drawn.response)
-        kl = (drawn.logp - reference.log_probs(text.tokens, text.attention, text.response, temperature)).sum(1)
-        score = torch.full_like(kl, torch.nan) if reward is None else reward.scores(text, [prompt.columns for prompt in part])
-        found.append(torch.stack([kl, text.response.sum(1).float(), drawn.finished.float(), score]))
+    found, _ = evaluate_model(model, before, tokens, gold, opponent, longest, eos, draw, temperature)
     model.train()
-    kl, length, finished, score = torch.cat(found, 1).mean(1).tolist()
-    count = sum(part.shape[1] for part in found)
-    return {"prompts": count, "kl": kl, "length": length, "finished": finished} | ({} if reward is None else {"score": score})
+    measured = {"prompts": len(asked), "kl": found.kl.mean, "length": found.length, "finished": found.finished, "distinct": found.distinct}
+    if reward is None:
+        return measured
+    win = found.win.wilson
+    return measured | {
+        "score": found.gold.mean,
+        "score of the start": float(gold(opponent.text).mean()),
+        "wins over the start": win.estimate,
+        "wins at least": win.low,
+        "wins at most": win.high,
+    }

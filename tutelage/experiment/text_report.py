@@ -11,6 +11,7 @@ from tutelage.experiment import charts
 from tutelage.experiment.log import EVENTS, read_events
 from tutelage.experiment.report import REPORT, flat
 from tutelage.experiment.story import Event, is_number, points, thinned
+from tutelage.experiment.text_page import section, side_by_side
 
 SHOWN_METRICS = 18
 
@@ -105,19 +106,14 @@ def _series(events: Sequence[Event], kind: str, title: str) -> str:
 
 
 def _samples(events: Sequence[Event]) -> str:
-    """Answers side by side: one row per prompt, one column per policy."""
+    """One row per prompt."""
     last = next((event for event in reversed(events) if event["event"] == "samples"), None)
     if last is None or not last.get("rows"):
         return ""
-    names = [name for name in last["rows"][0] if name != "prompt"]
-    head = "".join(f'<th scope="col">{_e(name)}</th>' for name in ("prompt", *names))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_e(str(row.get(name, '')))}</td>" for name in ("prompt", *names)) + "</tr>" for row in last["rows"]
-    )
-    return (
-        '<section><h2>What it writes</h2><div class="table" tabindex="0" role="region" aria-label="Answers side by side">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>\n"
-    )
+    rows: list[dict[str, str]] = last["rows"]
+    columns = {name: [row.get(name, "") for row in rows] for name in rows[0] if name != "prompt"}
+    words = "The most probable words after the same prompts, before training and after it."
+    return section("What it writes", words, side_by_side([row["prompt"] for row in rows], columns))
 
 
 def _details(start: Event) -> str:

@@ -1,7 +1,6 @@
 """PPO on a language model: which token is paid, ratios of 1, the gradient with ptx, the average of weights, and learning."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -99,15 +98,14 @@ def test_the_gradient_of_policy_and_critic_against_a_slow_version(model):
     written = own.writer.write(12)
     old, _ = own.estimate(written)
     policy, critic, tokens = torch.tensor(0.0), torch.tensor(0.0), int(written.text.response.sum())
-    head: Any = own.critic
     for b, text in enumerate(written.text.rows()):
         x, ones = torch.tensor([text.tokens]), torch.ones(1, len(text), dtype=torch.bool)
         logp = model.logits(x, ones)[0].log_softmax(-1)
-        values = head.of_hidden(head.hidden(x, ones))[0]
+        values = own.critic.values(x, ones)[0]
         shift = int(written.text.attention[b].int().argmax())
         for t in [t for t, mine in enumerate(text.response) if mine]:
             ratio = (logp[t - 1, text.tokens[t]] - old.old_logp[b, t + shift]).exp()
-            gain, v = old.advantage[b, t + shift], values[t - 1]
+            gain, v = old.advantage[b, t + shift], values[t]
             policy = policy - torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain) / tokens
             before, target = old.old_value[b, t + shift], old.target[b, t + shift]
             clipped = before + (v - before).clamp(-0.2, 0.2)
