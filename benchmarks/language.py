@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from language_work import BATCH, LENGTH, SAMPLES
 from rich.console import Console
@@ -59,7 +60,7 @@ class Measured(Worker):
         return line
 
 
-def measure(name: str, rounds: int, threads: int, device: str, console: Console) -> list[dict[str, object]]:
+def measure(name: str, rounds: int, threads: int, device: str, console: Console) -> list[dict[str, Any]]:
     """Both contestants of one measure, in turns."""
     work = MEASURES[name]
     ours = [sys.executable, str(HERE / "language_ours.py")]
@@ -75,7 +76,7 @@ def measure(name: str, rounds: int, threads: int, device: str, console: Console)
             with console.status(f"{name}: round {number + 1} of {rounds}: {library}"):
                 seconds[library].append(worker.seconds(work.per_turn) / work.per_turn)
     ratio = median(theirs / own for theirs, own in zip(seconds[work.peer], seconds["tutelage"], strict=True))
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for library, own in seconds.items():
         value = work.tokens / median(own) if work.tokens else median(own)
         unit = "tokens per second" if work.tokens else "seconds"

@@ -30,7 +30,7 @@ _spec.loader.exec_module(pages)
 
 
 def module_of(name: str) -> Path:
-    return ROOT / ((PLANNERS | ALGORITHMS)[name].config.__module__.replace(".", "/") + ".py")
+    return ROOT / ((PLANNERS | ALGORITHMS | STAGES)[name].config.__module__.replace(".", "/") + ".py")
 
 
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_every_page_is_in_the_contents() -> None:
     assert listed == {page for page in pages_there if not page.startswith("_build")}
 
 
-@pytest.mark.parametrize("name", [*PLANNERS, *ALGORITHMS])
+@pytest.mark.parametrize("name", [*PLANNERS, *ALGORITHMS, *STAGES])
 def test_every_algorithm_says_where_it_stands(name: str) -> None:
     place = pages.place(module_of(name))
     assert place is not None, f"the header of {module_of(name).name} has no line that begins with Landscape:"

@@ -532,9 +532,9 @@ class Preflight:
     data: tyro.conf.Positional[Path]
     """JSON, JSON lines, Parquet, plain text, or a folder saved by `datasets`."""
     model: str
-    """A folder, a hub name, or a kind with its sizes such as gpt2?layers=6&width=384."""
+    """A run, a folder, a hub name, or a kind with its sizes such as gpt2?layers=6&width=384."""
     tokenizer: str | None = None
-    """A folder or a hub name. None: the model's own."""
+    """A folder or a hub name, or bpe:SIZE to train one on the data. None: the model's own."""
     context: int | None = None
     """Tokens that a text may have. None: as many as the model can read."""
     too_long: Literal["refuse", "drop", "cut_prompt", "cut_answer", "cut"] = "drop"
@@ -555,8 +555,12 @@ def preflight(arguments: list[str]) -> int:
     from tutelage.experience.text_models import model_facts, read_tokenizer
 
     data = read_text(given.data, given.split)
-    tokenizer = read_tokenizer(given.model, given.tokenizer)
-    found = look(data, tokenizer, model_facts(given.model, tokenizer, given.context), given.sample, given.too_long)
+    with _sentences():
+        from tutelage.experiment.text_materials import model_address
+
+        model = model_address(given.model)
+    tokenizer = read_tokenizer(model, given.tokenizer, data.rows)
+    found = look(data, tokenizer, model_facts(model, tokenizer, given.context), given.sample, given.too_long)
     print(found.to_json() if given.json else found.told())
     return 1 if found.refused else 0
 

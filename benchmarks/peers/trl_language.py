@@ -6,6 +6,7 @@ Their defaults but for what would be measured in place of the work: no gradient 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # The peers live in benchmarks/.venvs/trl and trl_ppo.
 
+import copy
 import os
 import sys
 import tempfile
@@ -28,8 +29,9 @@ class Counted(TrainerCallback):
         self.turns = turns
 
     def on_step_end(self, args, state, control, **ignored):
-        """Stops when nobody asks any more."""
-        control.should_training_stop = not self.turns.step()
+        """Ends the process when nobody asks any more: PPO's loop would not stop for less."""
+        if not self.turns.step():
+            os._exit(0)
 
 
 def settings(kind, device: str, **more):
@@ -68,7 +70,8 @@ def main() -> None:
     elif measure in ("dpo", "dpo-50k"):
         from trl import DPOConfig, DPOTrainer
 
-        DPOTrainer(policy(), args=settings(DPOConfig, device), train_dataset=pairs(MANY), processing_class=tokens, callbacks=called).train()
+        net_of, made, how = policy(), pairs(MANY), settings(DPOConfig, device)
+        DPOTrainer(net_of, copy.deepcopy(net_of), args=how, train_dataset=made, processing_class=tokens, callbacks=called).train()
     elif measure == "dpo-cached":
         from trl import DPOConfig, DPOTrainer
 
@@ -76,7 +79,7 @@ def main() -> None:
         while True:  # a pass over 64 pairs, the filling of the cache within it
             how = settings(DPOConfig, device, precompute_ref_log_probs=True)
             how.max_steps = 64 // BATCH
-            DPOTrainer(net_of, args=how, train_dataset=made, processing_class=tokens).train()
+            DPOTrainer(net_of, copy.deepcopy(net_of), args=how, train_dataset=made, processing_class=tokens).train()
             if not turns.step():
                 return
     else:
@@ -101,8 +104,6 @@ def main() -> None:
 
 def config_with_one_label(net):
     """For a model of scores."""
-    import copy
-
     net = copy.deepcopy(net)
     net.num_labels = 1
     return net

@@ -10,6 +10,7 @@ from tutelage import cli
 from tutelage.experience.preflight import Finding, ModelFacts, Preflight, preflight
 from tutelage.experience.text import TextError
 from tutelage.experience.text_data import read_text, rows_of
+from tutelage.experience.text_encoding import TooLong
 from tutelage.experience.tokenizers import BOS, PLAIN_TEMPLATE, train_bpe, word_tokenizer
 
 MODEL = ModelFacts(context=256)
@@ -177,12 +178,13 @@ def test_a_model_that_does_not_fit():
 
 def test_a_cut_that_eats_the_eos():
     rows = changed(7, chosen=" Because." * 100)
-    for too_long, level, says in (
+    cuts: list[tuple[TooLong, str, str]] = [
         ("cut_answer", "warn", "lose the EOS of an answer to the context of 256 tokens: no end is learned there, and scores are read"),
         ("cut", "warn", "lose the EOS of an answer to the context of 256 tokens"),
         ("cut_prompt", "warn", "do not fit into the context of 256 tokens with their answers: they are dropped"),
         ("refuse", "warn", "do not fit into the context of 256 tokens with their answers: that stops training"),
-    ):
+    ]
+    for too_long, level, says in cuts:
         finding = only(preflight(rows_of(rows), tokenizer(), MODEL, too_long=too_long))
         assert (finding.level, finding.rows) == (level, (7,)) and finding.sentence.startswith(f"1 of 8 rows {says}")
     found = preflight(rows_of(changed(7, prompt="Why?" * 100)), tokenizer(), MODEL, too_long="cut_prompt")
@@ -239,6 +241,8 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "data.jsonl: 8 rows, each a Pair; 8 of them were put into tokens"
     assert told[2].startswith("warn: 1 of 8 rows teach to say nothing") and told[-1] == "0 refused, 1 warned of, 1 noted"
+    assert cli.main(["preflight", str(data), "--model", ADDRESS, "--tokenizer", "bpe:300"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 refused, 1 warned of, 1 noted"
     with data.open("a") as file:
         file.write("{")
     assert cli.main([*command, "--json"]) == 1
@@ -263,7 +267,10 @@ def test_the_verb_with_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["DATA", "--model", ADDRESS], f"{ADDRESS} is a kind of model with its sizes and brings no tokenizer; --tokenizer names one"),
+        (
+            ["DATA", "--model", ADDRESS],
+            f"{ADDRESS} is a kind of model with its sizes and brings no tokenizer; --tokenizer names one, or bpe:SIZE",
+        ),
         (["DATA", "--model", "NOWHERE"], "a folder or a hub name with a tokenizer was expected"),
         (["NOWHERE", "--model", "TOKENIZER"], "nowhere cannot be read: No such file or directory"),
         (["DATA", "--model", "TOKENIZER"], "a folder or a hub name with a causal model was expected"),

@@ -3,11 +3,16 @@
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator
 
-from tutelage.experience.text import Encoded, TextError
+from tutelage.experience.text import Encoded, TextError, pack, pad_right
 from tutelage.experience.text_encoding import TextEncoder, TooLong, TooLongError
 from tutelage.experience.text_rows import Demonstration, Message, Pair, Prompt, Ranked
 from tutelage.experience.tokenizers import PLAIN_TEMPLATE, train_bpe, word_tokenizer
+from tutelage.nets.language import make_model
 
 WORDS = [f"w{i}" for i in range(20)]
 TOKENIZER = word_tokenizer(WORDS)  # w0 is 3
@@ -155,3 +160,34 @@ def test_bad_input_is_one_sentence():
         TextEncoder(bpe("{{ raise_exception('users only') }}"), 16).prompt(TALK)
     with pytest.raises(TextError, match="writes the prompt in another way once an answer follows"):
         TextEncoder(bpe("{{ messages | length }}"), 16).answer(TALK, "a")
+
+
+CHAT = bpe(CHATML)
+
+
+@settings(max_examples=60, deadline=None)
+@given(asked=st.text(max_size=20), chosen=st.text(max_size=20), rejected=st.text(max_size=20), talk=st.booleans())
+def test_any_text_is_tokens_or_a_sentence(asked: str, chosen: str, rejected: str, talk: bool):
+    encoder = TextEncoder(CHAT, 10_000)
+    prompt = (Message("user", asked),) if talk else asked
+    try:
+        first, second = encoder.encode(Pair(prompt=prompt, chosen=chosen, rejected=rejected))[0]
+    except TextError as error:
+        assert any(special in asked + chosen + rejected for special in CHAT.all_special_tokens) and str(error)
+        return
+    tokens = tuple(encoder.prompt(prompt))
+    for text, answer in ((first, chosen), (second, rejected)):
+        assert text.tokens[: len(tokens)] == tokens and text.tokens[-1] == 2 and text.response.index(True) == len(tokens)
+        assert CHAT.decode(text.tokens[len(tokens) : -1]).strip() == answer.strip() or any(s in answer for s in CHAT.all_special_tokens)
+
+
+def test_packed_texts_have_the_log_probabilities_of_single_ones():
+    model = make_model("gpt2?layers=2&width=16&heads=2&context=32", Generator().manual_seed(0), TOKENIZER)
+    rows = [Demonstration(prompt="<bos> " + " ".join(WORDS[:n]), answer=" ".join(WORDS[n : 2 * n])) for n in (1, 3, 5, 2, 4)]
+    texts = [own[0] for own in TextEncoder(TOKENIZER, 32).encode_all(rows).texts]
+    packed, single = pack(texts, 24, pad=2), pad_right(texts, pad=2)
+    with torch.no_grad():
+        together = model.log_probs(packed.tokens, packed.visible, packed.response, positions=packed.positions)
+        alone = model.log_probs(single.tokens, single.attention, single.response)
+    assert len(packed) < len(texts)
+    torch.testing.assert_close(together[packed.response].sort().values, alone[single.response].sort().values, atol=1e-5, rtol=1e-5)

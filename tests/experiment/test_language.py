@@ -24,6 +24,9 @@ from tutelage.experiment.language import TextExperiment, read_text_config
 from tutelage.experiment.log import read_events
 from tutelage.experiment.model_card import agreement
 from tutelage.experiment.run import RunError, read_config
+from tutelage.feedback.query import Judgement
+from tutelage.feedback.store import Store, file_url
+from tutelage.feedback.texts import ask
 from tutelage.learn.language import best_of_n, dpo, groups, kto, online_dpo, ppo_lm, reward_model, rounds, sft
 from tutelage.learn.language.descent import TrainingError
 from tutelage.learn.language.writing import Sampling
@@ -212,6 +215,43 @@ def test_inputs_that_changed_are_refused(data, words, tmp_path):
     (tmp_path / "run" / "reference.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"the data \(.*pairs.jsonl\) changed since the run"):
         tutelage.resume(tmp_path / "run")
+
+
+def test_what_people_answered_is_learned_from_up_to_when_the_run_looked(words, tmp_path):
+    """A label store as data: later answers belong to the next run. The card counts the raters and how often they agree."""
+    url = str(file_url(tmp_path / "labels.sqlite"))
+    prompts = [f"<bos> {noun} {mood} ." for mood in ("happy", "sad") for noun in ("tree", "house", "river", "song")]
+    adjectives = ["good", "bad", "warm", "cold", "kind", "rude", "old", "tall"]
+
+    def answer_all(queries: list[Any], rater: str, text: str) -> None:
+        store.add([Judgement(f"{rater}-{query.id}", query.id, rater, text) for query in queries])
+
+    with Store(url) as store:
+        groups = [(prompts[i], [f"the tree was {adjectives[(i + k) % 8]} ." for k in range(4)]) for i in range(8)]
+        asked = ask(store, groups, "lesson", "random", 0)
+        answer_all(asked, "anna", "0>1>2>3")
+        answer_all(asked[:2], "ben", "1>0>2>3")
+    stage = reward_model.Config(epochs=2, batch_size=4)
+    given = TextRunConfig(stage, TINY, url, tokenizer=words, held_out=0.2, checkpoint_every=1, log_every=1)
+    with TextExperiment(given, tmp_path / "run") as experiment:
+        experiment.begin()
+        experiment.step()
+    with Store(url) as store:
+        answer_all(asked, "carl", "3>2>1>0")
+    live(given, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
+    assert facts["raters"] == "2 who answered in the rating room" and facts["data"]["rows"] + facts["data"]["held_out"] == 10
+    assert facts["agreement"] == {"share": pytest.approx(10 / 12), "judged_twice": 12}
+
+
+def test_modpo_asks_the_rewards_of_the_other_objectives(data, words, tmp_path):
+    stage = dpo.Config(loss="modpo", objective_weights=(0.5, 0.5), batch_size=16)
+    given = replace(config("dpo", data, words), algorithm=stage, reward=(WORLD,))
+    with TextExperiment(given, tmp_path / "run") as experiment:
+        margins = experiment.learner.margins
+        assert margins.shape == (22, 1) and float(margins.abs().max()) > 0.5
+        experiment.begin()
+        experiment.step()
 
 
 def test_a_reference_of_its_own(data, words, tmp_path):

@@ -218,7 +218,7 @@ def test_texts_of_the_ptx_term_and_held_out_ones_are_counted(words: str, tmp_pat
     texts = written(tmp_path / "texts.jsonl", [{"text": f"<bos> {GOOD}"}, {"text": f"<bos> {long}"}])
     algorithm = ppo_lm.Config(iterations=1, episodes=4, batch_size=4, epochs=1, sampling=SHORT, ptx_coefficient=0.1)
     config = TextRunConfig(algorithm, TINY, WORLD, tokenizer=words, rows=8, pretraining=texts)
-    assert told(config, tmp_path / "ppo") == ["texts of the ptx term: 1 of 2 rows did not fit into the context and were dropped (row 2)"]
+    assert told(config, tmp_path / "ppo") == ["pretraining: 1 of 2 rows did not fit into the context and were dropped (row 2)"]
     rows = [{"prompt": f"<bos> {name} sad .", "completion": GOOD if i else long} for i, name in enumerate(("tree", "house"))]
     found = [
         told(
@@ -247,7 +247,6 @@ def _is_held_out(prompt: str, seed: int) -> bool:
         (PAIRS, {"learned": "everything"}, "learned=everything was given to dpo, which judges answers"),
         (kto.Config(), {"learned": "assistant"}, "learned=assistant was given to kto"),
         (reward_model.Config(), {"lora_rank": 4}, "lora_rank=4 was given to reward-model, whose weights all learn"),
-        (dpo.Config(loss="modpo"), {}, "modpo was given to a run, whose rows hold no rewards of other objectives"),
         (PAIRS, {"rows": -1}, "rows=-1 was given; a run needs at least 1"),
         (PAIRS, {"seed": -1}, "seed=-1 was given; it cannot be negative"),
     ],

@@ -49,7 +49,7 @@ def test_over_optimization_runs_small_with_two_seeds_more(tmp_path: Path):
     recipe = language.Recipe(("over-optimization",), 1, 0, 0.01, tmp_path, tmp_path / "rows.jsonl")
     language.main(recipe, Console(quiet=True))
     found = rows(tmp_path / "rows.jsonl")
-    methods = ("best-of-n", "ppo-lm-single", "ppo-lm-disagreement")
+    methods = ("best-of-n", "ppo-lm-single", "ppo-lm-disagreement", "ppo-lm-worst")
     assert [(row["seed"], row["method"]) for row in found] == [(seed, method) for seed in (0, 1, 2) for method in methods]
     assert {row["task"] for row in found} == {"text:valence-once/over-optimization"}
     assert all(row["fall"] >= 0.0 for row in found if row["method"] != "best-of-n")
@@ -89,7 +89,7 @@ def test_a_chain_of_a_quarter_of_the_size_learns_and_stays_below_what_is_possibl
         dpo=replace(whole.dpo, learning_rate=8e-4), ppo=replace(whole.ppo, iterations=12),
     )  # fmt: skip
     chain = Chain(setting, 0, tmp_path)
-    frontier = chain.frontier(draws=600, betas=(float("inf"), 4, 2, 1.5, 1, 0.8))
+    frontier = chain.frontier(draws=600, betas=(float("inf"), 4.0, 2.0, 1.5, 1.0, 0.8))
     assert held_out(chain, [chain.reward])["order"] > 0.65
     for name in ("dpo", "ppo-lm"):
         found = chain.evaluate(chain.tuned(name), name)

@@ -14,7 +14,7 @@ from tutelage.equations.statistics import wilson_interval
 from tutelage.experience.text import Encoded, TextError
 from tutelage.experience.text_data import ASSISTANT, HUMAN, SHOWN, TextData
 from tutelage.experience.text_encoding import TextEncoder, TooLong, TooLongError, row_numbers
-from tutelage.experience.text_rows import Labeled, Message, Pair, Ranked, TextRow, fingerprint
+from tutelage.experience.text_rows import Labeled, Message, Pair, Ranked, TextRow, fingerprint, texts_of
 
 Level = Literal["refuse", "warn", "note"]
 
@@ -219,7 +219,7 @@ def _of_template(encoder: TextEncoder, rows: Sequence[TextRow]) -> Iterator[Find
         if talks:
             yield Finding("refuse", "template", str(error))
         return
-    twice = [row for row in talks if any(mark in said for said in _contents(row) for mark in marks)]
+    twice = [row for row in talks if any(mark in said for said in texts_of(row) for mark in marks)]
     doubled = ["".join((mark + mark).split()) for mark in marks]
     twice += [row for row, prompt in plain if any(mark in "".join(prompt.split()) for mark in doubled)]
     yield from _about("refuse", "template", twice, of, "hold the marks of a chat template inside of a turn: it would be applied twice")
@@ -239,10 +239,6 @@ def _marks(encoder: TextEncoder) -> list[str]:
     around = [whole.partition("first question")[0], whole.partition("first answer")[2].partition("second question")[0]]
     # "Human:" alone is met in ordinary text; with its empty line it is looked for anyway.
     return [mark.strip() for mark in (*around, *encoder.tokenizer.all_special_tokens) if set(mark) & set("<>[]|")]
-
-
-def _contents(row: TextRow) -> list[str]:
-    return [*([row.prompt] if isinstance(row.prompt, str) else [turn.content for turn in row.prompt]), *row.answers]
 
 
 def _spaces(encoder: TextEncoder, rows: Sequence[TextRow]) -> Iterator[Finding]:

@@ -1,18 +1,27 @@
 """What preflight has to know of a model and its tokenizer; no weight is read."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import transformers
 
 from tutelage.experience.preflight import ModelFacts
 from tutelage.experience.text import TextError
+from tutelage.experience.text_rows import TextRow, texts_of
+from tutelage.experience.tokenizers import train_bpe
 from tutelage.nets.language import ModelError, read_model_config
 
 
-def read_tokenizer(model: str, tokenizer: str | None = None) -> Any:
-    """The tokenizer of a folder or hub name, also one without EOS: preflight has a sentence for that. Raises TextError."""
+def read_tokenizer(model: str, tokenizer: str | None = None, rows: Sequence[TextRow] = ()) -> Any:
+    """The tokenizer of a folder or hub name, or one trained on these rows (`bpe:SIZE`).
+
+    Also one without EOS is read: preflight has a sentence for that. Raises TextError where there is none.
+    """
     if tokenizer is None and "?" in model:
-        raise TextError(f"{model} is a kind of model with its sizes and brings no tokenizer; --tokenizer names one")
+        raise TextError(f"{model} is a kind of model with its sizes and brings no tokenizer; --tokenizer names one, or bpe:SIZE")
+    kind, _, size = (tokenizer or "").partition(":")
+    if kind == "bpe" and size.isdigit():
+        return train_bpe((text for row in rows for text in texts_of(row)), int(size))
     address = tokenizer or model
     read: Any = transformers.AutoTokenizer
     try:

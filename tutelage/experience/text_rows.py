@@ -191,6 +191,11 @@ def prompts(rows: Iterable[TextRow]) -> list[Prompt]:
     return list(first.values())
 
 
+def texts_of(row: TextRow) -> list[str]:
+    """All that a row says, turn by turn: what a tokenizer is trained on."""
+    return [*([row.prompt] if isinstance(row.prompt, str) else [turn.content for turn in row.prompt]), *row.answers]
+
+
 def fingerprint(rows: Sequence[TextRow], columns: bool = False) -> str:
     """SHA-256 of what the rows say, wherever they came from: a cache that was filled from other rows must not be used.
 

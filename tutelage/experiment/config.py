@@ -245,13 +245,14 @@ class TextRunConfig:
     model: str
     """What learns: a run, a folder or hub name, or a kind with its sizes, such as gpt2?layers=2&width=32&heads=4&context=64."""
     data: str
-    """A file or folder of rows (docs: text data), or a world such as text:valence, which writes its own."""
+    """A file or folder of rows (docs: text data), the URL of a label store, or a world such as text:valence, which writes its own."""
     tokenizer: str | None = None
     """A folder or hub name, or bpe:SIZE to train one on the data. None: the model's, and for a kind with its sizes the world's."""
     reference: str | None = None
     """What the policy is held near to: a run, folder or hub name. None: the model as it starts."""
     reward: tuple[str, ...] = ()
-    """Where scores come from: runs or folders of reward models, a world, py:module:function. None given: the world of the data."""
+    """Where scores come from: runs or folders of reward models, a world, py:module:function. None given: the world of the data.
+    With dpo's loss modpo: the other objectives, in the order of their weights."""
     reward_weights: tuple[float, ...] = ()
     """How much each reward counts in their sum. None given: one reward, or the members of an ensemble."""
     combine: typing.Literal["mean", "worst", "disagreement"] = "mean"
@@ -262,6 +263,8 @@ class TextRunConfig:
     """Taken off the score per token of the answer, whatever the score comes from."""
     critic: str | None = None
     """What the critic of ppo-lm starts as: a run or folder of a reward model. None: the first reward model, else the policy's body."""
+    demonstrations: str | None = None
+    """What a reward model gives the mean score 0: a file, or a world. None: the world of the data, else the best of its own answers."""
     pretraining: str | None = None
     """Texts for the ptx term of ppo-lm: a file, or a world."""
     rows: int | None = None
@@ -318,10 +321,6 @@ class TextRunConfig:
             raise ConfigError(f"learned={self.learned} was given to {self.name}, which judges answers; sft learns other tokens too")
         if self.lora_rank and self.name == "reward-model":
             raise ConfigError(f"lora_rank={self.lora_rank} was given to reward-model, whose weights all learn; 0 was expected")
-        if getattr(self.algorithm, "loss", None) == "modpo":
-            raise ConfigError(
-                "modpo was given to a run, whose rows hold no rewards of other objectives; DPO in Python takes them as margins"
-            )
         if self.reward_weights and len(self.reward_weights) != len(self.reward):
             raise ConfigError(f"{len(self.reward_weights)} reward_weights were given for {len(self.reward)} rewards; one each is needed")
 

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.evaluate.text import answer
-from tutelage.experience.text import Encoded, TextError
+from tutelage.experience.text import Encoded, TextError, encoded, pad_right
 from tutelage.experience.text_rows import Words
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
 from tutelage.experiment.config import STAGES, TextRunConfig, to_json
@@ -35,6 +35,7 @@ from tutelage.experiment.randomness import generator
 from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
 from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
+    WORLD,
     activations_of,
     encode_prompts,
     encode_texts,
@@ -42,8 +43,9 @@ from tutelage.experiment.text_materials import (
     open_materials,
     open_model,
     open_reward,
+    open_rewards,
     open_score_models,
-    pretraining_texts,
+    texts_at,
 )  # fmt: skip
 from tutelage.experiment.text_report import write_text_report
 from tutelage.experiment.train import RUNS
@@ -69,7 +71,7 @@ class TextExperiment:
             opened.enter_context(hold(out))
             self.config, self.out = config, out
             self.stage = STAGES[config.name]
-            self.materials = open_materials(config, out / "tokenizer")
+            self.materials = open_materials(config, out)
             self.told, self.more = list[str](), tuple[Tensor, ...]()
             tokenizer = hashlib.sha256(_words(self.materials.tokenizer).encode()).hexdigest()
             self.inputs = {"data": self.materials.digest, "model": weights_digest(self.materials.model), "tokenizer": tokenizer}
@@ -111,9 +113,11 @@ class TextExperiment:
             return self.stage.learner(algorithm, materials.model, [text for texts in own.texts for text in texts], draw)
         if needs == "rankings":
             own_rows, self.held_out = _as_rankings(own), _as_rankings(held)
+            world = config.data.startswith(WORLD)
             models = [self._fresh_score_model(i) for i in range(algorithm.members)]
             for model in models:
                 shard(model)
+            self.demonstrations = self._open_texts("demonstrations", config.demonstrations or (config.data if world else None))
             return self.stage.learner(algorithm, models, own_rows, draw)
         reference = self._open_reference()
         if needs == "labeled":
@@ -146,8 +150,9 @@ class TextExperiment:
     ) -> DPO:
         """The reference's log-probabilities are read from the run where it has them, and refused where they belong to other inputs."""
         config, model, tokenizer = self.config, self.materials.model, self.materials.tokenizer
+        margins = self._margins(pairs) if config.algorithm.loss == "modpo" else None
         if config.algorithm.live_reference or config.algorithm.loss in FREE:
-            return DPO(config.algorithm, model, pairs, draw, reference)
+            return DPO(config.algorithm, model, pairs, draw, reference, margins)
         texts = [text for pair in [*pairs, *held_out] for text in pair]
         about = {"template": self.materials.encoder.template, "max_length": self.materials.encoder.context, "too_long": config.too_long}
         now = digests(reference or model, texts, tokenizer=_words(tokenizer), **about)
@@ -160,7 +165,15 @@ class TextExperiment:
             logp = text_logp(reference or model, texts, size).view(-1, 2)  # fresh adapters change nothing yet
             write_whole(path, save({"logp": logp}, now), self.out / f".{REFERENCE}.{os.getpid()}")
         self.more = (logp[len(pairs) :],)
-        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)])
+        return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)], margins)
+
+    def _margins(self, pairs: list[tuple[Encoded, Encoded]]) -> Tensor:
+        """What the rewards of the other objectives say of each pair: r(chosen) - r(rejected), one column per reward."""
+        config, batch = self.config, pad_right([text for pair in pairs for text in pair], 0).to(self.config.device)
+        rewards = [open_rewards((address,), self.materials.tokenizer, device=config.device) for address in config.reward]
+        self._know_score_models("reward", [model for _, models in rewards for model in models])
+        scores = [reward.scores(batch, [{}] * len(batch)).cpu().view(-1, 2) for reward, _ in rewards]
+        return torch.stack([own[:, 0] - own[:, 1] for own in scores], 1) if scores else torch.zeros(len(pairs), 0)
 
     def _make_writer(self, draw: torch.Generator) -> Any:
         """A stage that writes: it needs a reward, and PPO a critic."""
@@ -181,10 +194,15 @@ class TextExperiment:
             own = open_score_models(config.critic, materials.tokenizer, config.dtype, config.device) if config.critic else models
             self._know_score_models("critic", own if config.critic else [])
             more = [own[0].copy().requires_grad_(True) if own else ScoreModel.of(materials.model, None)]
-            rest["pretraining"], told, digest = pretraining_texts(config, materials.encoder)
-            self.tell(told, "texts of the ptx term")
-            self.inputs |= {"pretraining": digest} if digest else {}
+            rest["pretraining"] = [encoded((), text.tokens) for text in self._open_texts("pretraining", config.pretraining)]
         return self.stage.learner(config.algorithm, materials.model, *more, reward, prompts, eos, draw, reference, **rest)
+
+    def _open_texts(self, name: str, address: str | None) -> list[Encoded]:
+        """Demonstrations for the setting of this name; what is missing is told, and others are refused when the run goes on."""
+        texts, told, digest = texts_at(address, self.config, self.materials.encoder, name)
+        self.tell(told, name)
+        self.inputs |= {name: digest} if digest else {}
+        return texts
 
     def _know_score_models(self, name: str, models: Sequence[ScoreModel]) -> None:
         if models:
@@ -235,9 +253,10 @@ class TextExperiment:
                 self.save()
 
     def _shift(self, learner: RewardModel) -> None:
-        """The best answers get the mean score 0: they stand for the demonstrations, which a run of rankings does not have."""
-        best = [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
-        self.log.append("shift", self.steps, seed=self.config.seed, shift=learner.shift_to(best))
+        """Demonstrations get the mean score 0; where there are none, the best answers stand for them."""
+        config = self.config
+        texts = self.demonstrations or [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
+        self.log.append("shift", self.steps, seed=config.seed, shift=learner.shift_to(texts), texts=len(texts))
 
     def evaluate(self) -> dict[str, float]:
         """Measured on what is held out; logged, and returned. Policies also answer a few prompts, for people to read."""
@@ -447,6 +466,6 @@ def _words(tokenizer: Any) -> str:
     )
 
 
-def _as_rankings(encoded: Any) -> list[Ranking]:
-    rows = zip(encoded.rows, encoded.texts, strict=True)
+def _as_rankings(own: Any) -> list[Ranking]:
+    rows = zip(own.rows, own.texts, strict=True)
     return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows]

@@ -37,7 +37,7 @@ def training_facts(config: TextRunConfig, out: Path, materials: Materials, secon
             "held_out": len(materials.held_out),
             "kind": type(rows[0]).__name__,
         },
-        "raters": config.raters or ("the world itself" if config.data.startswith(WORLD) else "not said"),
+        "raters": config.raters or _raters(config, rows),
         "agreement": agreement(rows),
         "budget": {"updates": updates[-1]["step"] if updates else 0, "seconds": round(seconds, 1), "hardware": hardware(config.device)},
         "rewards": [{"address": address, "training": _summary(lineage(address))} for address in config.reward],
@@ -45,6 +45,13 @@ def training_facts(config: TextRunConfig, out: Path, materials: Materials, secon
         "known_failures": failures(config, updates, evaluations),
         "base": {"address": config.model, "training": lineage(config.model) if "?" not in config.model else {}},
     }
+
+
+def _raters(config: TextRunConfig, rows: Sequence[TextRow]) -> str:
+    if config.data.startswith(WORLD):
+        return "the world itself"
+    who = {str(row.columns["rater"]) for row in rows if "rater" in row.columns}
+    return f"{len(who)} who answered in the rating room" if who else "not said"
 
 
 def agreement(rows: Sequence[TextRow]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ run (data, other models) is known by digests and refused where it has changed.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tutelage.experience.preflight import ModelFacts, preflight
-from tutelage.experience.text import Encoded, TextBatch, encoded, pad_left
+from tutelage.experience.text import Encoded, TextBatch, pad_left
 from tutelage.experience.text_data import TextData, load_text
 from tutelage.experience.text_encoding import EncodedRows, TextEncoder, TooLongError, row_numbers
 from tutelage.experience.text_rows import (
@@ -30,8 +31,10 @@ from tutelage.experience.text_rows import (
     pairs,
     prompts,
     rankings,
+    texts_of,
 )
 from tutelage.experience.tokenizers import train_bpe, word_tokenizer
+from tutelage.experiment.checkpoint import write_whole
 from tutelage.experiment.config import STAGES, ConfigError, TextRunConfig
 from tutelage.experiment.log import EVENTS, read_events
 from tutelage.experiment.randomness import generator
@@ -43,6 +46,7 @@ from tutelage.rewards.text import Columns, LearnedTextReward, ShorterTextReward,
 
 WORLD_ROWS = 2_000
 PREFLIGHT_ROWS = 500
+LOOKED = "store.json"
 ROWS: dict[str, Callable[[Sequence[TextRow]], Sequence[TextRow]]] = {
     "demonstrations": demonstrations, "rankings": rankings, "pairs": pairs, "labeled": labeled, "prompts": prompts
 }  # fmt: skip
@@ -110,18 +114,13 @@ def open_tokenizer(config: TextRunConfig, rows: Sequence[TextRow], kept: Path) -
     if config.tokenizer is not None:
         kind, _, size = config.tokenizer.partition(":")
         if kind == "bpe" and size.isdigit():
-            return train_bpe((text for row in rows for text in _texts(row)), int(size))
+            return train_bpe((text for row in rows for text in texts_of(row)), int(size))
         return load_tokenizer(str(of_run(config.tokenizer)))
     if "?" not in config.model:
         return load_tokenizer(model_address(config.model, scores=True))
     if config.data.startswith(WORLD):
         return word_tokenizer(text_world(config.data).words)
     raise ConfigError(f"{config.model} has no tokenizer of its own; give one: --tokenizer FOLDER, or bpe:SIZE to train one on the data")
-
-
-def _texts(row: TextRow) -> list[str]:
-    prompt = row.prompt if isinstance(row.prompt, str) else " ".join(turn.content for turn in row.prompt)
-    return [prompt, *row.answers]
 
 
 def open_model(config: TextRunConfig, tokenizer: Any, address: str | None = None, lora: bool = True) -> LanguageModel:
@@ -139,14 +138,31 @@ def activations_of(dtype: str) -> torch.dtype | None:
     return torch.bfloat16 if dtype == "bfloat16" else None
 
 
-def open_materials(config: TextRunConfig, kept_tokenizer: Path) -> Materials:
-    """All of it. Raises what its parts raise, in one sentence each."""
+def load_rows(config: TextRunConfig, out: Path) -> list[TextRow]:
+    """Of a file, or of a label store: there the answers up to the moment when the run first looked, however many came since."""
+    if "://" not in config.data:
+        return load_text(config.data)[: config.rows]
+    from tutelage.feedback.store import Store
+    from tutelage.feedback.texts import ranked_rows, thumb_rows
+
+    with Store(config.data, create=False) as store:
+        mark = out / LOOKED
+        if not mark.exists():
+            write_whole(mark, json.dumps({"until": store.head()}).encode(), out / f".{LOOKED}.{os.getpid()}")
+        until = json.loads(mark.read_text())["until"]
+        if STAGES[config.name].learns_from == "labeled":
+            return list[TextRow](thumb_rows(store, until=until))[: config.rows]
+        return list[TextRow](ranked_rows(store, until=until))[: config.rows]
+
+
+def open_materials(config: TextRunConfig, out: Path) -> Materials:
+    """All of it; out: the run's directory. Raises what its parts raise, in one sentence each."""
     needs = STAGES[config.name].learns_from
     refuse_device(config.device)
     world = text_world(config.data) if config.data.startswith(WORLD) else None
-    whole = load_text(config.data)[: config.rows] if world is None else []
+    whole = load_rows(config, out) if world is None else []
     rows: list[TextRow] = whole
-    tokenizer = open_tokenizer(config, rows, kept_tokenizer)
+    tokenizer = open_tokenizer(config, rows, out / "tokenizer")
     model = open_model(config, tokenizer)
     context = min(config.context or model.context, model.context)
     encoder = TextEncoder(tokenizer, context, config.too_long, config.learned)
@@ -306,18 +322,20 @@ def encode_prompts(encoder: TextEncoder, rows: Sequence[TextRow], max_new_tokens
     return [Asked(tuple(own), row.columns) for row, own in zip(kept, tokens, strict=True)], "; ".join(told)
 
 
-def pretraining_texts(config: TextRunConfig, encoder: TextEncoder) -> tuple[list[Encoded], str, str]:
-    """The texts of the ptx term, each as long as the context at most; a sentence on what is missing; and the digest of their rows."""
-    if config.pretraining is None:
+def texts_at(address: str | None, config: TextRunConfig, encoder: TextEncoder, path: str) -> tuple[list[Encoded], str, str]:
+    """Demonstrations of a file or of a world, none for None; a sentence on what is missing; and the digest of their rows.
+
+    path: of their generator.
+    """
+    if address is None:
         return [], "", ""
-    if config.pretraining.startswith(WORLD):
-        world = text_world(config.pretraining)
-        told = world.demonstrations(config.rows or WORLD_ROWS, generator(config.seed, "pretraining"))
+    if address.startswith(WORLD):
+        told = text_world(address).demonstrations(config.rows or WORLD_ROWS, generator(config.seed, path))
         rows: list[TextRow] = [Demonstration(prompt=prompt, answer=answer) for prompt, answer in told]
     else:
-        rows = list(demonstrations(load_text(config.pretraining)))
+        rows = list(demonstrations(load_text(address)))
     found = encoder.encode_all(rows)
-    return [encoded((), text.tokens) for own in found.texts for text in own], found.told(), fingerprint(rows)
+    return [text for own in found.texts for text in own], found.told(), fingerprint(rows)
 
 
 def open_score_models(address: str, tokenizer: Any, dtype: str = "float32", device: str = "cpu") -> list[ScoreModel]:

@@ -69,7 +69,7 @@ def section(title: str, words: str, body: str) -> str:
 
 def side_by_side(prompts: Sequence[str], columns: dict[str, Sequence[str]]) -> str:
     """Answers of several models to the same prompts as one table."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    head = "".join(f'<th style="text-align: left">{html.escape(name)}</th>' for name in columns)
     cell = lambda text: f'<td style="white-space: normal; text-align: left; vertical-align: top">{html.escape(text)}</td>'
     rows = "".join(
         f"<tr>{cell(prompt)}{''.join(cell(answers[i]) for answers in columns.values())}</tr>" for i, prompt in enumerate(prompts)
@@ -134,9 +134,9 @@ def _frontier(seeds: list[dict[str, Any]]) -> str:
 
 def _pressure(seeds: list[dict[str, Any]]) -> str:
     panels = {}
-    for method, name in (("single", "one reward model"), ("disagreement", "four, less their disagreement")):
+    for method, name in (("single", "one reward model"), ("disagreement", "three, less their disagreement")):
         curves = [seed["curves"][method] for seed in seeds]
-        steps = np.arange(1, min(len(curve["gold"]) for curve in curves) + 1)
+        steps = np.arange(1.0, min(len(curve["gold"]) for curve in curves) + 1)
         panels[name] = [tuple((steps, np.array(curve[kind][: len(steps)])) for kind in ("proxy", "gold")) for curve in curves]
     chart = inline(partial(text_charts.over_optimization, panels), "pressure", "Proxy and gold score over iterations of PPO", 320, 520)
     fall = {
@@ -144,7 +144,7 @@ def _pressure(seeds: list[dict[str, Any]]) -> str:
     }
     words = (
         f"The reward model's score (dashed) and the true one, with few labels. From its peak gold falls by {fall['ppo-lm-single']} "
-        f"with one reward model and by {fall['ppo-lm-disagreement']} with four whose disagreement is taken off, medians over seeds."
+        f"with one reward model and by {fall['ppo-lm-disagreement']} with three whose disagreement is taken off, medians over seeds."
     )
     return section("When the proxy is optimized too far", words, _key({"gold": "learned", "the reward model's score": "reference"}) + chart)
 
@@ -171,7 +171,7 @@ def _passes(seeds: list[dict[str, Any]]) -> str:
     lines = {}
     for method, name, role in (("per-prompt", "a prompt is one element", "learned"), ("shuffled-pairs", "pairs shuffled", "reference")):
         curves = [np.array(seed["curves"][method]) for seed in seeds]
-        lines[name] = (role, [tuple((np.arange(1, len(c) + 1), c[:, kind]) for kind in (0, 1)) for c in curves])
+        lines[name] = (role, [tuple((np.arange(1.0, len(c) + 1), c[:, kind]) for kind in (0, 1)) for c in curves])
     chart = inline(partial(text_charts.passes, lines), "passes", "Loss of a reward model over passes", 300)
     words = "The same rankings of six answers; shuffled, each answer is learned from five times per pass."
     return section("All pairs of a prompt at once", words, _key({name: role for name, (role, _) in lines.items()}) + chart)

@@ -111,7 +111,7 @@ def _samples(events: Sequence[Event]) -> str:
     if last is None or not last.get("rows"):
         return ""
     rows: list[dict[str, str]] = last["rows"]
-    columns = {name: [row.get(name, "") for row in rows] for name in rows[0] if name != "prompt"}
+    columns: dict[str, Sequence[str]] = {name: [row.get(name, "") for row in rows] for name in rows[0] if name != "prompt"}
     words = "The most probable words after the same prompts, before training and after it."
     return section("What it writes", words, side_by_side([row["prompt"] for row in rows], columns))
 

@@ -25,7 +25,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bool = False) -> Tensor:
     """x W^T + b for `x` [..., K]; transposed: `weight` lies as `[K, O]`."""
     if torch.is_grad_enabled():
-        return _Linear.apply(x, weight, bias, transposed)  # pyright: ignore[reportReturnType]
+        return _Linear.apply(x, weight, bias, transposed)
     return product(x.reshape(-1, x.shape[-1]), weight.T if transposed else weight, bias).view(*x.shape[:-1], -1)
 
 

@@ -115,7 +115,8 @@ def whole(tree: Any) -> Any:
     def walk(part: Any) -> Any:
         if isinstance(part, DTensor):
             if id(part) not in found:
-                found[id(part)] = part.detach().full_tensor()
+                with torch.no_grad():
+                    found[id(part)] = part.full_tensor()
             return found[id(part)]
         if isinstance(part, Mapping):
             return {name: walk(value) for name, value in part.items()}

@@ -4,8 +4,8 @@ SFT on demonstrations, a reward model on ranked answers, DPO and PPO, in the val
 every distance from SFT are known. What each study reproduces:
 - `chain`: SFT -> reward model -> DPO -> PPO; the score is the win rate over SFT by gold (rows `text:valence`).
 - `frontier`: both at several prices of a nat beside the optimum, PPO on gold and best-of-n (Rafailov et al. 2023, figure 2, left).
-- `over-optimization`: PPO against a reward model of 220 prompts, alone and with an ensemble that is not believed where its members
-  disagree (Stiennon et al. 2020, figure 5; Gao et al. 2022; Coste et al. 2023).
+- `over-optimization`: PPO against a reward model of 350 prompts, alone and with an ensemble of three that is not believed where its
+  members disagree, or no further than its worst (Stiennon et al. 2020, figure 5; Gao et al. 2022; Coste et al. 2023).
 - `alignment-tax`: what PPO forgets of the language itself, and what PPO-ptx keeps (Ouyang et al. 2022, figures 28 and 29).
 - `k-wise`: all pairs of a prompt as one element of a batch, beside shuffled pairs (Ouyang et al. 2022, section 3.5).
 - `win-rates`: pretrained, SFT, DPO and PPO against demonstrations, with intervals (Stiennon et al. 2020, figure 1).
@@ -146,7 +146,7 @@ def frontier_study(chain: Chain, report: Report) -> None:
     """Every method at several prices beside what is possible."""
     task = f"{chain.setting.world}/frontier"
     draws, shares = chain.draws(4096 if chain.setting.demonstrations >= 1000 else 64, [chain.gold, chain.score])
-    frontier = exact_frontier(draws[0], (math.inf, 8, 4, 2, 1.5, 1, 0.8, 0.67, 0.57, 0.5, 0.4), shares)
+    frontier = exact_frontier(draws[0], (math.inf, 8.0, 4.0, 2.0, 1.5, 1.0, 0.8, 0.67, 0.57, 0.5, 0.4), shares)
     report.curves["frontier"] = [vars(point) for point in frontier if point.beta < math.inf]
     points: list[dict[str, Any]] = []
 
@@ -166,6 +166,10 @@ def frontier_study(chain: Chain, report: Report) -> None:
     report.curves["points"] = points
 
 
+DISAGREEMENT = 0.5
+"""What the members' variance costs (Coste et al. 2023: 0.5 for best-of-n, 0.1 for PPO, of rewards of another scale)."""
+
+
 class Watched(TextReward):
     """A reward whose texts are also scored by gold, so that both are known at every iteration."""
 
@@ -180,18 +184,18 @@ class Watched(TextReward):
 
 
 def overoptimization_setting(setting: Setting) -> Setting:
-    """Few labels, a world with something to exploit, and a low price of a nat."""
-    return replace(
-        setting, world="text:valence-once", ranked_prompts=setting.held_out + max(220 * setting.ranked_prompts // 1500, 8),
-        reward=replace(setting.reward, members=4, epochs=12), ppo=replace(setting.ppo, kl_coefficient=0.02),
-    )  # fmt: skip
+    """Few labels, a world with something to exploit, a low price of a nat, and steps small enough to see gold rise before it falls."""
+    reward = replace(setting.reward, members=3, epochs=8, bootstrap=True)
+    ppo = replace(setting.ppo, kl_coefficient=0.05, learning_rate=5e-4)
+    prompts = setting.held_out + max(350 * setting.ranked_prompts // 1500, 8)
+    return replace(setting, world="text:valence-once", ranked_prompts=prompts, reward=reward, ppo=ppo)
 
 
 def overoptimization_study(chain: Chain, report: Report) -> None:
     """PPO on a proxy that knows little, alone and beside others: proxy, gold and KL at every iteration."""
     task = f"{chain.setting.world}/over-optimization"
     members = chain.rewards(chain.setting.reward)
-    single, together = LearnedTextReward(members[:1]), LearnedTextReward(members, "disagreement", penalty=1.0)
+    single, together = LearnedTextReward(members[:1]), LearnedTextReward(members, "disagreement", penalty=DISAGREEMENT)
     draws, shares = chain.draws(512, [chain.gold, lambda texts: single.scores(texts)])
     counts = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     best = best_of_n_curve(draws[1], draws[0], counts, shares)
@@ -199,7 +203,7 @@ def overoptimization_study(chain: Chain, report: Report) -> None:
     law = fit_goodhart_law(kl, gold - gold[0], "best-of-n")
     report.curves["best-of-n"] = {"points": best, "a": law.a, "b": law.b}
     report.add(chain, task, "best-of-n", float(gold.max()), gold_start=gold[0], gold_end=gold[-1], kl=kl[-1], a=law.a, b=law.b)
-    for name, reward in (("single", single), ("disagreement", together)):
+    for name, reward in (("single", single), ("disagreement", together), ("worst", LearnedTextReward(members, "worst"))):
         watched, steps = Watched(reward, chain), list[dict[str, float]]()
         chain.ppo(watched, f"over-optimization {name}", critic=members[0], watch=lambda _, metrics, steps=steps: steps.append(metrics))
         proxy, kl, gold = [step["score"] for step in steps], [step["kl"] for step in steps], watched.gold

@@ -132,10 +132,10 @@ def ai_rater(chain: Chain, report: Report) -> None:
 
 
 def queries(chain: Chain, report: Report) -> None:
-    """Sixty pairs at random, then twice eighty by the sampler, of 1,500; three members are fitted anew each time."""
-    pool, held = small(chain, 1_500, 24), max(chain.setting.held_out, 8)
+    """150 pairs at random, then twice 300 by the sampler, of 2,500; three members are fitted anew each time."""
+    pool, held = small(chain, 2_500, 24), max(chain.setting.held_out, 8)
     candidates, test = chain.rank(pool, 2, "pool"), chain.rank(held, 4, "query test")
-    first, each = small(chain, 60, 6), small(chain, 80, 6)
+    first, each = small(chain, 150, 6), small(chain, 300, 6)
     task = f"{chain.setting.world}/queries"
     for method in ("uniform", "disagreement", "information_gain"):
         g = chain.generator("queries")
@@ -158,7 +158,7 @@ def queries(chain: Chain, report: Report) -> None:
         report.add(chain, task, method.replace("_", "-"), order, labels=len(asked), mean_gold_gap=float(gap.abs().mean()))
 
 
-def _fitted(chain: Chain, rankings: Sequence[Ranking], members: int, epochs: int = 10) -> list[ScoreModel]:
+def _fitted(chain: Chain, rankings: Sequence[Ranking], members: int, epochs: int = 6) -> list[ScoreModel]:
     g = chain.generator("fit")
     models = [ScoreModel.of(chain.sft, g) for _ in range(members)]
     run(RewardModel(replace(chain.setting.reward, members=members, epochs=epochs), models, rankings, g))

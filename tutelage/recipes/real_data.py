@@ -28,7 +28,7 @@ from tutelage.evaluate.reward_reports import JudgedPairs, reward_report, told
 from tutelage.experience.preflight import ModelFacts, Preflight, preflight
 from tutelage.experience.text_data import load_text, read_text
 from tutelage.experience.text_encoding import TextEncoder
-from tutelage.experience.text_rows import Pair, pairs
+from tutelage.experience.text_rows import Pair, pairs, texts_of
 from tutelage.experience.tokenizers import train_bpe
 from tutelage.experiment.config import ConfigError, TextRunConfig
 from tutelage.experiment.fingerprint import commit, hardware
@@ -99,9 +99,8 @@ def tokenizer_of(recipe: Recipe, files: Sequence[Path]) -> Path:
     """Byte-level BPE of all that both files say; the folds share it, and no label is in it."""
     folder = recipe.out / "tokenizer"
     if not folder.is_dir():
-        rows = [row for path in files for row in load_text(path)]
-        prompts = [turn.content for row in rows if not isinstance(row.prompt, str) for turn in row.prompt]
-        made = train_bpe([*prompts, *(answer for row in rows for answer in row.answers)], 4096 if recipe.scale >= 1.0 else 300)
+        said = [text for path in files for row in load_text(path) for text in texts_of(row)]
+        made = train_bpe(said, 4096 if recipe.scale >= 1.0 else 300)
         made.save_pretrained(str(folder))
     return folder
 
@@ -227,7 +226,7 @@ def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
     facts = ModelFacts(recipe.context, len(tokenizer))
     looked = [preflight(read_text(path), tokenizer, facts, too_long="cut") for path in files]
     for found in looked:
-        console.print(found.told(), markup=False, highlight=False)
+        console.print(found.told(), markup=False, highlight=False, soft_wrap=True)
         if found.refused:
             raise ConfigError(f"preflight refuses {found.data}; see above")
     task = "real:preferences_demo_300"
@@ -257,7 +256,7 @@ def run(recipe: Recipe, console: Console | None = None) -> list[TextResult]:
     weights = sum(weight.numel() for weight in make_model(str(recipe.out / "sft" / "model"), generator(0, "count"), tokenizer).parameters())
     (recipe.out / "REAL_DATA.md").write_text(page(recipe, looked, numbers, told(report), weights))
     (recipe.out / "report.json").write_text(json.dumps({"report": asdict(report), "stages": numbers}, indent=1))
-    console.print(told(report), markup=False, highlight=False)
+    console.print(told(report), markup=False, highlight=False, soft_wrap=True)
     results = recipe.results or (RESULTS / "real_data.jsonl" if recipe.scale >= 1.0 else None)
     if results is not None:
         append(results, rows)

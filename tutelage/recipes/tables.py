@@ -87,6 +87,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "simple_spread": scores,
     "simple_tag": scores,
     "language": plain,
+    "real_data": plain,
     "speed": plain,
     "reliability": counts,
 }

@@ -259,7 +259,7 @@ class Chain:
         return drawn, torch.tensor(list(shares.values()), dtype=torch.float64)
 
     def frontier(
-        self, draws: int = 4096, betas: Sequence[float] = (math.inf, 8, 4, 2, 1.5, 1, 0.8, 0.67, 0.57, 0.5)
+        self, draws: int = 4096, betas: Sequence[float] = (math.inf, 8.0, 4.0, 2.0, 1.5, 1.0, 0.8, 0.67, 0.57, 0.5)
     ) -> list[FrontierPoint]:
         """The best that is possible from this SFT model."""
         gold, shares = self.draws(draws, [self.gold])
