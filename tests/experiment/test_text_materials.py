@@ -14,7 +14,7 @@ from torch import Generator
 from tutelage import cli
 from tutelage.experience.text import Encoded, TextBatch, pad_right
 from tutelage.experience.text_encoding import TextEncoder, TooLongError
-from tutelage.experience.text_rows import Demonstration, Pair, Prompt, TextRow
+from tutelage.experience.text_rows import Demonstration, Labeled, Pair, Prompt, TextRow
 from tutelage.experience.tokenizers import train_bpe, word_tokenizer
 from tutelage.experiment import language
 from tutelage.experiment.checkpoint import CheckpointError
@@ -296,5 +296,5 @@ def test_evaluating_in_a_short_context_and_rewards_that_read_columns(words: str,
 
 def test_kto_learns_from_the_rankings_of_a_world(words: str, tmp_path: Path):
     with TextExperiment(TextRunConfig(kto.Config(batch_size=8), TINY, WORLD, tokenizer=words, rows=8), tmp_path / "run") as experiment:
-        liked = [row.desirable for row in experiment.materials.rows if hasattr(row, "desirable")]
+        liked = [row.desirable for row in experiment.materials.rows if isinstance(row, Labeled)]
         assert len(liked) >= 8 and sum(liked) == len(liked) / 2

@@ -278,7 +278,7 @@ class TextExperiment:
         rows = (self.materials.held_out or self.materials.rows)[:SHOWN_PROMPTS]
         tokenizer, longest = self.materials.tokenizer, min(SHOWN_TOKENS, model.context - 1)
         try:
-            kept, tokens, _ = self.materials.encoder.prompts(rows, model.context - longest)
+            kept, tokens, _, _ = self.materials.encoder.prompts(rows, model.context - longest)
         except TextError:
             return  # none of them leaves room for an answer
         model.eval()
