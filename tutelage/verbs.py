@@ -51,7 +51,7 @@ def train(arguments: list[str]) -> int:
     kind = PlanConfig if name in PLANNERS else TextRunConfig if name in STAGES else RunConfig
     with _sentences(kind is TextRunConfig):
         algorithm = known[name].config
-    given = _options(train_options(algorithm, kind), f"tutelage train {name}", rest, algorithm.__doc__)
+        given = _options(train_options(algorithm, kind), f"tutelage train {name}", rest, algorithm.__doc__)
     config = kind(**{field.name: getattr(given, field.name) for field in dataclasses.fields(kind)})
     if isinstance(config, PlanConfig):
         from tutelage.experiment.planning import plan

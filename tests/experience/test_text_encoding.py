@@ -128,6 +128,9 @@ def test_nothing_is_missing_in_silence():
     cut = TextEncoder(TOKENIZER, 8, "cut_answer").encode_all(rows)
     assert len(cut.rows) == 4 and cut.told() == "2 of 4 rows did not fit into the context and were cut (rows 9, 12)"
     assert TextEncoder(TOKENIZER, 80).encode_all(rows).told() == ""
+    alike = [Pair(prompt="<bos> w0", chosen="w1 " * n + "w2", rejected="w1 " * n + "w3", number=n) for n in (1, 9)]
+    cut = TextEncoder(TOKENIZER, 8, "cut_answer").encode_all(alike)
+    assert [row.number for row in cut.rows] == [1] and cut.told() == "1 of 2 rows did not fit into the context and were dropped (row 9)"
     with pytest.raises(TooLongError, match="^row 9: a prompt of 2 tokens and an answer of 10 were given; the context holds 8$"):
         TextEncoder(TOKENIZER, 8, "refuse").encode_all(rows)
     with pytest.raises(TooLongError, match="^all 4 rows are longer than the context of 3 tokens; none is left to learn from$"):
@@ -136,9 +139,10 @@ def test_nothing_is_missing_in_silence():
 
 def test_prompts_to_sample_from():
     rows = [Prompt(prompt="<bos> " + " ".join(["w0"] * n), number=n, where="f") for n in (1, 5, 2)]
-    kept, tokens, dropped = TextEncoder(TOKENIZER, 16).prompts(rows, longest=4)
-    assert [row.number for row in kept] == [1, 2] and tokens == [[1, 3], [1, 3, 3]] and [row.number for row in dropped] == [5]
-    assert TextEncoder(TOKENIZER, 16, "cut_prompt").prompts(rows, longest=4)[1][1] == [1, 3, 3, 3]
+    kept, tokens, dropped, cut = TextEncoder(TOKENIZER, 16).prompts(rows, longest=4)
+    assert [row.number for row in kept] == [1, 2] and tokens == [[1, 3], [1, 3, 3]] and [row.number for row in dropped] == [5] and not cut
+    kept, tokens, dropped, cut = TextEncoder(TOKENIZER, 16, "cut_prompt").prompts(rows, longest=4)
+    assert tokens[1] == [1, 3, 3, 3] and len(kept) == 3 and not dropped and [row.number for row in cut] == [5]
     with pytest.raises(TooLongError, match="^f, row 5: the prompt has 6 tokens; 4 leave room for an answer$"):
         TextEncoder(TOKENIZER, 16, "refuse").prompts(rows, longest=4)
     with pytest.raises(TooLongError, match="^all 3 prompts are longer than 1 tokens; none is left to answer$"):

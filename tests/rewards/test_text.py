@@ -8,7 +8,7 @@ from tests.learn.language.conftest import ADDRESS, generator, model, score_model
 from tutelage.experience.text import TextBatch, pad_right
 from tutelage.nets.language import ScoreModel
 from tutelage.rewards.source import RewardError
-from tutelage.rewards.text import LearnedTextReward, WeightedTextReward, WrittenTextReward, written_reward
+from tutelage.rewards.text import LearnedTextReward, ShorterTextReward, WeightedTextReward, WrittenTextReward, written_reward
 
 __all__ = ["ADDRESS", "model", "score_model", "tokenizer"]
 ROWS = [{"name": "ann"}, {"name": "bob"}, {"name": "eve"}]
@@ -24,12 +24,13 @@ def test_members_agree_in_three_ways(model, batch):
     each = torch.stack([member.scores(batch.tokens, batch.attention) for member in members]).detach()
     assert torch.allclose(LearnedTextReward(members, microbatch=2).scores(batch), each.mean(0), atol=1e-6)
     assert torch.allclose(LearnedTextReward(members, "worst").scores(batch), each.min(0).values, atol=1e-6)
-    skeptical = LearnedTextReward(members, "disagreement", penalty=2.0, length_penalty=0.1).scores(batch)
+    skeptical = LearnedTextReward(members, "disagreement", penalty=2.0).scores(batch)
     slow = [sum(x) / 3 - 2.0 * sum((y - sum(x) / 3) ** 2 for y in x) / 3 for x in each.T.tolist()]
-    lengths = batch.response.sum(1)
-    assert torch.allclose(skeptical, torch.tensor(slow) - 0.1 * lengths, atol=1e-5)
+    assert torch.allclose(skeptical, torch.tensor(slow), atol=1e-5)
     both = WeightedTextReward([LearnedTextReward(members[:1]), LearnedTextReward(members[1:2])], (0.25, 0.75))
     assert torch.allclose(both.scores(batch, ()), 0.25 * each[0] + 0.75 * each[1], atol=1e-6)
+    shorter = ShorterTextReward(both, 0.1).scores(batch)
+    assert torch.allclose(shorter, both.scores(batch, ()) - 0.1 * batch.response.sum(1), atol=1e-6)
 
 
 def test_a_function_gets_what_it_names(tokenizer, batch):
@@ -47,6 +48,12 @@ def test_a_function_gets_what_it_names(tokenizer, batch):
     ]
 
 
+def test_columns_and_scores_that_only_some_texts_have(tokenizer, batch):
+    rows = [{}, {"target": 3}, {"name": "eve"}]
+    function = lambda completions, target, name: [None if value is None else float(value) for value in target]
+    assert WrittenTextReward(function, tokenizer).scores(batch, rows).tolist() == [0.0, 3.0, 0.0]
+
+
 def test_a_bad_function_gets_one_sentence(tokenizer, batch):
     def fails(completions: list[str]) -> list[float]:
         raise KeyError("lexicon")
@@ -55,7 +62,7 @@ def test_a_bad_function_gets_one_sentence(tokenizer, batch):
         (fails, "the reward function fails failed on 3 answers: KeyError: 'lexicon'"),
         (lambda completions: [1.0], "gave 1 numbers for 3 answers; one each was expected"),
         (lambda completions: 1.0, "gave 1.0 for 3 answers; a list of as many numbers was expected"),
-        (lambda completions: [1.0, None, 2.0], "a list of as many numbers was expected"),
+        (lambda completions: [1.0, "good", 2.0], "a list of as many numbers was expected"),
         (lambda completions: [1.0, float("nan"), 2.0], r"gave nan for answer 1 of 3 \('.+'\); a finite number was expected"),
     ):
         with pytest.raises(RewardError, match=sentence):

@@ -119,6 +119,9 @@ class TextEncoder:
                 continue
             except TextError as error:
                 raise TextError(f"{row.place}: {error}") from error
+            if shorter and len(set(texts)) < len(set(row.answers)):  # what told two answers apart was cut off
+                dropped.append(row)
+                continue
             kept.append((row, texts))
             if shorter:
                 cut.append(row)
@@ -126,11 +129,12 @@ class TextEncoder:
             raise TooLongError(f"all {len(dropped)} rows are longer than the context of {self.context} tokens; none is left to learn from")
         return EncodedRows(tuple(row for row, _ in kept), tuple(texts for _, texts in kept), tuple(dropped), tuple(cut))
 
-    def prompts(self, rows: Iterable[TextRow], longest: int) -> tuple[list[TextRow], list[list[int]], list[TextRow]]:
-        """(kept rows, their prompts as tokens, rows whose prompt is longer), for sampling answers that the context has room for."""
+    def prompts(self, rows: Iterable[TextRow], longest: int) -> tuple[list[TextRow], list[list[int]], list[TextRow], list[TextRow]]:
+        """(kept rows, their prompts as tokens, rows dropped for a longer prompt, kept rows whose prompt was cut), to sample answers to."""
         kept: list[TextRow] = []
         tokens: list[list[int]] = []
         dropped: list[TextRow] = []
+        cut: list[TextRow] = []
         for row in rows:
             prompt = self.prompt(row.prompt)
             if len(prompt) > longest:
@@ -140,11 +144,12 @@ class TextEncoder:
                     dropped.append(row)
                     continue
                 prompt = [token for piece, _ in self._cut([(prompt, False)], len(prompt) - longest) for token in piece]
+                cut.append(row)
             kept.append(row)
             tokens.append(prompt)
         if dropped and not kept:
             raise TooLongError(f"all {len(dropped)} prompts are longer than {longest} tokens; none is left to answer")
-        return kept, tokens, dropped
+        return kept, tokens, dropped, cut
 
     def _tokens(self, text: str) -> list[int]:
         try:

@@ -260,7 +260,7 @@ class TextRunConfig:
     variance_penalty: float = 1.0
     """How much their variance counts, with combine "disagreement"."""
     length_penalty: float = 0.0
-    """Taken off a learned score per token of the answer."""
+    """Taken off the score per token of the answer, whatever the score comes from."""
     critic: str | None = None
     """What the critic of ppo-lm starts as: a run or folder of a reward model. None: the first reward model, else the policy's body."""
     demonstrations: str | None = None
@@ -310,8 +310,17 @@ class TextRunConfig:
         for name in ("threads", "log_every", "evaluate_every", "checkpoint_every", "checkpoints_kept", "answers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} was given; a run needs at least 1")
+        for name in ("seed", "lora_rank"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} was given; it cannot be negative")
+        if self.rows is not None and self.rows < 1:
+            raise ConfigError(f"rows={self.rows} was given; a run needs at least 1, None takes all")
         if not 0.0 <= self.held_out < 1.0:
             raise ConfigError(f"held_out={self.held_out} was given; a share in [0, 1) was expected")
+        if self.learned != "answer" and self.name != "sft":
+            raise ConfigError(f"learned={self.learned} was given to {self.name}, which judges answers; sft learns other tokens too")
+        if self.lora_rank and self.name == "reward-model":
+            raise ConfigError(f"lora_rank={self.lora_rank} was given to reward-model, whose weights all learn; 0 was expected")
         if self.reward_weights and len(self.reward_weights) != len(self.reward):
             raise ConfigError(f"{len(self.reward_weights)} reward_weights were given for {len(self.reward)} rewards; one each is needed")
 
@@ -366,6 +375,10 @@ def _build(kind: type, values: Any, where: str) -> Any:
         return kind(**built)
     except TypeError as error:
         raise ConfigError(f"{where} is incomplete: {error}") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # what a stage says of its settings
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

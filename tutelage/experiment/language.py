@@ -6,11 +6,13 @@
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.evaluate.text import answer
-from tutelage.experience.text import Encoded, TextError, pad_right
+from tutelage.experience.text import Encoded, TextError, encoded, pad_right
 from tutelage.experience.text_rows import Words
 from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
 from tutelage.experiment.config import STAGES, TextRunConfig, to_json
@@ -34,6 +36,7 @@ from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_co
 from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
     WORLD,
+    activations_of,
     encode_prompts,
     encode_texts,
     model_address,
@@ -42,15 +45,14 @@ from tutelage.experiment.text_materials import (
     open_reward,
     open_rewards,
     open_score_models,
-    pretraining_texts,
     texts_at,
 )  # fmt: skip
 from tutelage.experiment.text_report import write_text_report
 from tutelage.experiment.train import RUNS
 from tutelage.learn.language.dpo import DPO, FREE
-from tutelage.learn.language.reference import digests, refuse_changes, text_logp
+from tutelage.learn.language.reference import digests, refuse_changes, text_logp, weights_digest
 from tutelage.learn.language.reward_model import Ranking, RewardModel
-from tutelage.nets.language import SCORE_FILE, ScoreModel
+from tutelage.nets.language import SCORE_FILE, LanguageModel, ScoreModel
 from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
 
 REFERENCE = "reference.safetensors"
@@ -71,8 +73,8 @@ class TextExperiment:
             self.stage = STAGES[config.name]
             self.materials = open_materials(config, out)
             self.told, self.more = list[str](), tuple[Tensor, ...]()
-            self.inputs = {"data": self.materials.digest} | digests(self.materials.model, (), tokenizer=_words(self.materials.tokenizer))
-            self.inputs.pop("texts")
+            tokenizer = hashlib.sha256(_words(self.materials.tokenizer).encode()).hexdigest()
+            self.inputs = {"data": self.materials.digest, "model": weights_digest(self.materials.model), "tokenizer": tokenizer}
             self.learner = self._make_learner()
             self.checkpoints = Checkpoints(out, config.checkpoints_kept)
             self.seconds, self._ended = 0.0, False
@@ -81,6 +83,11 @@ class TextExperiment:
                 write_whole(out / "config.json", json.dumps(to_json(config), indent=1).encode(), out / f".config.json.{os.getpid()}")
             self.log = EventLog(out / EVENTS)
             self._opened = opened.pop_all()
+
+    def tell(self, sentence: str, about: str = "") -> None:
+        """Keep what a person should know of the inputs, for the log."""
+        if sentence:
+            self.told.append(f"{about}: {sentence}" if about else sentence)
 
     def _keep_tokenizer(self) -> None:
         """Whole or not at all: a run that is continued reads this one."""
@@ -98,32 +105,44 @@ class TextExperiment:
             return self._make_writer(draw)
         if self.stage.learns_from != "rankings":
             shard(materials.model)
-        own, held = encode_texts(materials.encoder, materials.rows), encode_texts(materials.encoder, materials.held_out)
-        self.told += [sentence for sentence in (own.told(),) if sentence]
+        own, held = encode_texts(materials.encoder, materials.rows), encode_texts(materials.encoder, materials.held_out, held_out=True)
+        self.tell(own.told())
+        self.tell(held.told(), "held out")
         if needs == "demonstrations":
             self.held_out: list[Any] = [text for texts in held.texts for text in texts]
             return self.stage.learner(algorithm, materials.model, [text for texts in own.texts for text in texts], draw)
         if needs == "rankings":
-            kept = algorithm.ties != "dropped"
-            own_rows, self.held_out = _as_rankings(own, kept), _as_rankings(held, kept)
-            if left := len(own.rows) + len(held.rows) - len(own_rows) - len(self.held_out):
-                self.told.append(f"{left} prompts have only answers that are ranked alike, which order nothing, and were left out")
+            own_rows, self.held_out = _as_rankings(own), _as_rankings(held)
+            world = config.data.startswith(WORLD)
             models = [self._fresh_score_model(i) for i in range(algorithm.members)]
             for model in models:
                 shard(model)
+            self.demonstrations = self._open_texts("demonstrations", config.demonstrations or (config.data if world else None))
             return self.stage.learner(algorithm, models, own_rows, draw)
-        reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
+        reference = self._open_reference()
         if needs == "labeled":
             rows, self.held_out = ([(texts[0], row.desirable) for row, texts in zip(e.rows, e.texts, strict=True)] for e in (own, held))  # type: ignore[attr-defined]
             return self.stage.learner(algorithm, materials.model, rows, draw, reference)
         pairs, self.held_out = ([(texts[0], texts[1]) for texts in e.texts] for e in (own, held))
         return self._make_dpo(pairs, self.held_out, draw, reference)
 
+    def _open_reference(self) -> LanguageModel | None:
+        """The one at an address of its own; None where it is the model as it starts."""
+        if self.config.reference is None:
+            return None
+        reference = open_model(self.config, self.materials.tokenizer, self.config.reference, lora=False).copy()
+        self.inputs["reference"] = weights_digest(reference)
+        return reference
+
     def _fresh_score_model(self, member: int) -> ScoreModel:
         """On the language model's body; or a reward model that learns on."""
-        folder = Path(model_address(self.config.model))
+        folder = Path(model_address(self.config.model, scores=True))
         if (folder / SCORE_FILE).is_file():
-            return ScoreModel.load(folder, device=self.config.device)
+            if self.config.algorithm.members > 1:
+                raise RunError(f"{folder} is one reward model; as {self.config.algorithm.members} members it would begin alike in all")
+            model = ScoreModel.load(folder, activations=activations_of(self.config.dtype), device=self.config.device)
+            self.inputs["model"] = weights_digest(model)  # the head too
+            return model
         return ScoreModel.of(self.materials.model, generator(self.config.seed, f"head/{member}"))
 
     def _make_dpo(
@@ -151,29 +170,43 @@ class TextExperiment:
     def _margins(self, pairs: list[tuple[Encoded, Encoded]]) -> Tensor:
         """What the rewards of the other objectives say of each pair: r(chosen) - r(rejected), one column per reward."""
         config, batch = self.config, pad_right([text for pair in pairs for text in pair], 0).to(self.config.device)
-        rewards = [open_rewards((address,), self.materials.tokenizer, device=config.device)[0] for address in config.reward]
-        scores = [reward.scores(batch, [{}] * len(batch)).cpu().view(-1, 2) for reward in rewards]
+        rewards = [open_rewards((address,), self.materials.tokenizer, device=config.device) for address in config.reward]
+        self._know_score_models("reward", [model for _, models in rewards for model in models])
+        scores = [reward.scores(batch, [{}] * len(batch)).cpu().view(-1, 2) for reward, _ in rewards]
         return torch.stack([own[:, 0] - own[:, 1] for own in scores], 1) if scores else torch.zeros(len(pairs), 0)
 
     def _make_writer(self, draw: torch.Generator) -> Any:
         """A stage that writes: it needs a reward, and PPO a critic."""
         config, materials = self.config, self.materials
         sampling = getattr(config.algorithm, "sampling", None) or config.algorithm.ppo.sampling
-        prompts, dropped = encode_prompts(materials.encoder, materials.rows, sampling.max_new_tokens)
-        self.held_out = encode_prompts(materials.encoder, materials.held_out, sampling.max_new_tokens)[0]
-        if dropped:
-            self.told.append(f"{len(dropped)} of {len(materials.rows)} prompts leave no room for an answer and were dropped")
+        prompts, told = encode_prompts(materials.encoder, materials.rows, sampling.max_new_tokens)
+        self.held_out, held_told = encode_prompts(materials.encoder, materials.held_out, sampling.max_new_tokens, held_out=True)
+        self.tell(told)
+        self.tell(held_told, "held out")
         reward, models = open_reward(config, materials.tokenizer)
-        reference = None if config.reference is None else open_model(config, materials.tokenizer, config.reference, lora=False).copy()
+        self._know_score_models("reward", models)
+        reference = self._open_reference()
         eos, rest = materials.tokenizer.eos_token_id, {}
         more: list[Any] = []
         if config.name == "rounds":
             more = [[self._fresh_score_model(i) for i in range(config.algorithm.reward_model.members)]]
         if config.name == "ppo-lm":
             own = open_score_models(config.critic, materials.tokenizer, config.dtype, config.device) if config.critic else models
+            self._know_score_models("critic", own if config.critic else [])
             more = [own[0].copy().requires_grad_(True) if own else ScoreModel.of(materials.model, None)]
-            rest = {"pretraining": pretraining_texts(config, materials.encoder)}
+            rest["pretraining"] = [encoded((), text.tokens) for text in self._open_texts("pretraining", config.pretraining)]
         return self.stage.learner(config.algorithm, materials.model, *more, reward, prompts, eos, draw, reference, **rest)
+
+    def _open_texts(self, name: str, address: str | None) -> list[Encoded]:
+        """Demonstrations for the setting of this name; what is missing is told, and others are refused when the run goes on."""
+        texts, told, digest = texts_at(address, self.config, self.materials.encoder, name)
+        self.tell(told, name)
+        self.inputs |= {name: digest} if digest else {}
+        return texts
+
+    def _know_score_models(self, name: str, models: Sequence[ScoreModel]) -> None:
+        if models:
+            self.inputs[name] = hashlib.sha256("".join(weights_digest(model) for model in models).encode()).hexdigest()
 
     @property
     def steps(self) -> int:
@@ -222,9 +255,7 @@ class TextExperiment:
     def _shift(self, learner: RewardModel) -> None:
         """Demonstrations get the mean score 0; where there are none, the best answers stand for them."""
         config = self.config
-        address = config.demonstrations or (config.data if config.data.startswith(WORLD) else None)
-        texts = texts_at(address, config, self.materials.encoder, "demonstrations")
-        texts = texts or [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
+        texts = self.demonstrations or [ranking.texts[ranking.ranks.index(min(ranking.ranks))] for ranking in learner.rankings]
         self.log.append("shift", self.steps, seed=config.seed, shift=learner.shift_to(texts), texts=len(texts))
 
     def evaluate(self) -> dict[str, float]:
@@ -247,7 +278,7 @@ class TextExperiment:
         rows = (self.materials.held_out or self.materials.rows)[:SHOWN_PROMPTS]
         tokenizer, longest = self.materials.tokenizer, min(SHOWN_TOKENS, model.context - 1)
         try:
-            kept, tokens, _ = self.materials.encoder.prompts(rows, model.context - longest)
+            kept, tokens, _, _ = self.materials.encoder.prompts(rows, model.context - longest)
         except TextError:
             return  # none of them leaves room for an answer
         model.eval()
@@ -302,8 +333,9 @@ class TextExperiment:
 
     def _refuse(self, saved: Mapping[str, str]) -> None:
         changed = sorted(name for name in saved.keys() | self.inputs.keys() if saved.get(name) != self.inputs.get(name))
-        where = {"data": self.config.data, "model": self.config.model, "tokenizer": "tokenizer/"}
-        what = " and ".join(f"the {name} ({where.get(name, name)})" for name in changed)
+        addresses = dataclasses.asdict(self.config) | {"tokenizer": "tokenizer/", "reward": ", ".join(self.config.reward)}
+        where = {name: addresses.get(name) or name for name in changed}
+        what = " and ".join(f"the {name} ({where[name]})" for name in changed)
         raise CheckpointError(
             f"{what} changed since the run in {self.out} began; with other inputs it is another run and needs another --out"
         )
@@ -434,7 +466,6 @@ def _words(tokenizer: Any) -> str:
     )
 
 
-def _as_rankings(encoded: Any, ties: bool) -> list[Ranking]:
-    """ties: whether prompts are kept whose answers are all ranked alike."""
-    rows = zip(encoded.rows, encoded.texts, strict=True)
-    return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows if ties or len(set(row.ranks)) > 1]
+def _as_rankings(own: Any) -> list[Ranking]:
+    rows = zip(own.rows, own.texts, strict=True)
+    return [Ranking(texts, row.ranks, float(row.columns.get("margin", 0.0))) for row, texts in rows]

@@ -11,7 +11,7 @@ from tutelage.evaluate.text import answer, evaluate_model
 from tutelage.experience.text import TextBatch, pad_left
 from tutelage.experience.text_data import load_text
 from tutelage.experience.text_encoding import TextEncoder
-from tutelage.experience.text_rows import Words
+from tutelage.experience.text_rows import Prompt, Words
 from tutelage.experience.text_rows import prompts as text_prompts
 from tutelage.experiment.config import STAGES, TextRunConfig
 from tutelage.experiment.randomness import generator
@@ -80,12 +80,13 @@ def generate(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Rows of `prompt` and `answers`, and `scores` where there is a reward. best_of: draws for each answer, of which the best is kept."""
     policy = load_model(model)
-    asked: list[Words] = list(prompts) if data is None else [row.prompt for row in text_prompts(load_text(data))]
+    rows = [Prompt(prompt=prompt) for prompt in prompts] if data is None else text_prompts(load_text(data))
     scorer = None if reward is None else open_rewards((reward,), policy.tokenizer)[0]
-    for start in range(0, len(asked), 32):
-        part = asked[start : start + 32]
+    for start in range(0, len(rows), 32):
+        part = [row.prompt for row in rows[start : start + 32]]
+        columns = [row.columns for row in rows[start : start + 32] for _ in range(samples * best_of)]
         answers, batches = policy.write(part, max_new_tokens, temperature, greedy, samples * best_of, seed + start, 32)
-        scores = None if scorer is None else scorer.scores(batches[0], [{}] * len(batches[0])).view(len(part), samples, best_of)
+        scores = None if scorer is None else scorer.scores(batches[0], columns).view(len(part), samples, best_of)
         for i, prompt in enumerate(part):
             row: dict[str, Any] = {
                 "prompt": prompt if isinstance(prompt, str) else [asdict(turn) for turn in prompt],
@@ -120,8 +121,9 @@ def evaluate_writing(config: TextRunConfig, experiment: Any, prompts: int, seed:
     longest = ANSWER_TOKENS if how is None else how.max_new_tokens
     if config.data.startswith(WORLD):
         longest = text_world(config.data).answer_tokens
-    longest = min(longest, model.context - 1)
-    asked = encode_prompts(materials.encoder, materials.held_out or materials.rows, longest)[0][:prompts]
+    rows, encoder = materials.held_out or materials.rows, materials.encoder
+    asked = encode_prompts(encoder, rows, 1 if how is None else how.max_new_tokens)[0][:prompts]
+    longest = min(longest, encoder.context - max(len(prompt.tokens) for prompt in asked))
     before = open_model(config, materials.tokenizer, lora=False)
     reward = open_reward(config, materials.tokenizer)[0] if config.reward or config.data.startswith(WORLD) else None
     columns = [prompt.columns for prompt in asked]

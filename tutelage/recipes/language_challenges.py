@@ -41,7 +41,7 @@ from tutelage.nets.language import LanguageModel, ScoreModel, make_model
 from tutelage.recipes.language import Report
 from tutelage.recipes.rows import RESULTS
 from tutelage.recipes.text_chain import Chain, Ranked, Setting, run
-from tutelage.rewards.text import LearnedTextReward
+from tutelage.rewards.text import LearnedTextReward, ShorterTextReward
 
 Challenge = Literal["ai-rater", "queries", "objectives", "length", "iterations"]
 
@@ -267,7 +267,7 @@ def length(chain: Chain, report: Report) -> None:
     task = f"{chain.setting.world}/length"
     rewards = {
         "none": (plain, LearnedTextReward([plain])),
-        "penalty": (plain, LearnedTextReward([plain], length_penalty=TASTE)),
+        "penalty": (plain, ShorterTextReward(LearnedTextReward([plain]), TASTE)),
         "odin": (quality, LearnedTextReward([quality])),
     }
     for method, (model, reward) in rewards.items():

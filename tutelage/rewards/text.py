@@ -58,21 +58,12 @@ class LearnedTextReward(TextReward):
 
     def __init__(
         self, models: Sequence[ScoreModel], combine: Literal["mean", "worst", "disagreement"] = "mean", penalty: float = 1.0,
-        length_penalty: float = 0.0, microbatch: int = 64,
+        microbatch: int = 64,
     ) -> None:  # fmt: skip
-        """combine: the mean; the worst; or the mean less `penalty` times the members' variance (Coste et al. 2023).
-
-        length_penalty: per token of the answer, taken off.
-        """
+        """combine: the mean; the worst; or the mean less `penalty` times the members' variance (Coste et al. 2023)."""
         if not models:
             raise RewardError("no score model was given; at least one is needed")
-        self.models, self.combine, self.penalty, self.length_penalty, self.microbatch = (
-            list(models),
-            combine,
-            penalty,
-            length_penalty,
-            microbatch,
-        )
+        self.models, self.combine, self.penalty, self.microbatch = list(models), combine, penalty, microbatch
 
     @torch.no_grad()
     def members(self, texts: TextBatch) -> Float[Tensor, "E B"]:
@@ -87,7 +78,7 @@ class LearnedTextReward(TextReward):
             score = worst_case(members)
         else:
             score = variance_penalized(members, self.penalty if self.combine == "disagreement" else 0.0)
-        return _finite(score - self.length_penalty * texts.response.sum(1), "the reward model")
+        return _finite(score, "the reward model")
 
 
 class WeightedTextReward(TextReward):
@@ -104,11 +95,23 @@ class WeightedTextReward(TextReward):
         return torch.stack([weight * part.scores(texts, columns) for part, weight in zip(self.parts, self.weights, strict=True)]).sum(0)
 
 
+class ShorterTextReward(TextReward):
+    """Another reward, less a price for every token of the answer."""
+
+    def __init__(self, reward: TextReward, price: float) -> None:
+        self.reward, self.price = reward, price
+
+    def scores(self, texts: TextBatch, columns: Columns = ()) -> Float[Tensor, "B"]:
+        """r - price * length, EOS counted."""
+        return self.reward.scores(texts, columns) - self.price * texts.response.sum(1)
+
+
 class WrittenTextReward(TextReward):
     """A function of strings, called as TRL calls its reward functions: by keyword, with every further column of the rows.
 
-    It gets `prompts`, `completions` (without EOS), `completion_ids` and the columns, each a list with one entry per text, of which
-    those that it names (all, where it takes **keywords), and answers with as many numbers.
+    It gets `prompts`, `completions` (without EOS), `completion_ids` and the columns, each a list with one entry per text (None where its
+    row has no such column), of which those that it names (all, where it takes **keywords), and answers with as many numbers. None for a
+    text that it does not judge counts as 0, as in the sums of TRL.
     """
 
     def __init__(self, function: Callable[..., Any], tokenizer: Any, name: str | None = None) -> None:
@@ -128,8 +131,8 @@ class WrittenTextReward(TextReward):
             "completions": self.tokenizer.batch_decode(answers, skip_special_tokens=True),
             "completion_ids": answers,
         }
-        for name in columns[0] if len(columns) else ():
-            given.setdefault(name, [row[name] for row in columns])
+        for name in dict.fromkeys(name for row in columns for name in row):
+            given.setdefault(name, [row.get(name) for row in columns])
         try:
             found = self.function(**{name: value for name, value in given.items() if self._taken is None or name in self._taken})
         except Exception as error:
@@ -138,7 +141,7 @@ class WrittenTextReward(TextReward):
                 f"the reward function {self.name} failed on {len(answers)} answers: {type(error).__name__}: {reason}"
             ) from error
         try:
-            numbers = [float(number) for number in found]
+            numbers = [0.0 if number is None else float(number) for number in found]
         except (TypeError, ValueError):
             raise RewardError(
                 f"the reward function {self.name} gave {str(found)[:60]} for {len(answers)} answers; a list of as many numbers was expected"

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from tutelage.equations.optimization_pressure import best_of_n_kl
 from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, spawned
+from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.sft import sft_loss
 from tutelage.learn.language.writing import Asked, Sampling, Writer
 from tutelage.nets.language import LanguageModel
@@ -28,7 +29,7 @@ from tutelage.rewards.text import TextReward
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of best-of-n and of what is taught by it."""
 
     n: int = 4

@@ -14,17 +14,14 @@ from torch import Generator, Tensor, nn
 
 from tutelage.equations.schedules import cosine, linear
 from tutelage.experience.text import bucketed_batches, shuffled_batches
+from tutelage.learn.language.settings import Settings, TrainingError
 from tutelage.nets.ranks import like, ranks, share
 
 Kind = TypeVar("Kind")
 
 
-class TrainingError(ValueError):
-    """Training that cannot go on; one sentence: what happened, where, and what may help."""
-
-
 @dataclass(frozen=True)
-class Optimization:
+class Optimization(Settings):
     """Settings of AdamW and of its rate."""
 
     schedule: Literal["constant", "linear", "cosine"] = "cosine"

@@ -25,11 +25,12 @@ from tutelage.equations.preferences import bradley_terry_loss
 from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, shared, spawned
 from tutelage.learn.language.reference import text_logp
+from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of DPO and its neighbors."""
 
     loss: Literal["dpo", "robust", "ipo", "ipo-mean", "hinge", "orpo", "simpo", "dpo-norm", "modpo"] = "dpo"

@@ -25,13 +25,14 @@ from tutelage.equations.group_baselines import grpo_advantage, rloo_advantage
 from tutelage.equations.surrogates import clipped_surrogate
 from tutelage.experience.text import TextBatch
 from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, spawned
+from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked, Sampling, Writer
 from tutelage.nets.language import LanguageModel
 from tutelage.rewards.text import TextReward
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of RLOO."""
 
     iterations: int = 1_000

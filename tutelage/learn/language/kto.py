@@ -23,11 +23,12 @@ from tutelage.equations import direct_preferences
 from tutelage.experience.text import Encoded, encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, spawned
 from tutelage.learn.language.reference import text_logp
+from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of KTO."""
 
     beta: float = 0.1

@@ -24,11 +24,12 @@ from tutelage.equations.length_control import odin_penalty
 from tutelage.equations.preferences import bradley_terry_loss
 from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, set_dropout, spawned
+from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import ScoreModel
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of ODIN."""
 
     epochs: int = 3

@@ -22,13 +22,14 @@ from tutelage.experience.text import TextBatch
 from tutelage.learn.language import dpo
 from tutelage.learn.language.descent import Descent, Optimization, TrainingError, set_dropout
 from tutelage.learn.language.dpo import LOSSES, PairLogp
+from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked, Sampling, Writer, Written
 from tutelage.nets.language import LanguageModel
 from tutelage.rewards.text import TextReward
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of online DPO."""
 
     iterations: int = 1_000

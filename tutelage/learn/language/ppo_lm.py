@@ -30,13 +30,14 @@ from tutelage.experience.text import Encoded, TextBatch
 from tutelage.learn.deep.ppo import ppo_loss
 from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, spawned
 from tutelage.learn.language.ptx import Ptx
+from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked, Sampling, Writer, Written
 from tutelage.nets.language import LanguageModel, ScoreModel
 from tutelage.rewards.text import TextReward, kl_rewards, last_of
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of PPO on a language model. InstructGPT: epochs 1, batch_size 64, kl_coefficient 0.02, ema 0.992, ptx_coefficient 27.8."""
 
     iterations: int = 2_000
@@ -230,9 +231,8 @@ class PPOLM:
         self.shuffle.set_state(state["shuffle"])
         if self.ptx is not None:
             self.ptx.load(state["ptx"])
-        counts = state["counts"]
-        self.kl_coefficient = float(counts["kl_coefficient"])
-        self.updates, self.total, self.steps = int(counts["updates"]), int(counts["total"]), int(counts["steps"])
+        self.kl_coefficient = float(state["counts"]["kl_coefficient"])
+        self.updates, self.total, self.steps = (int(state["counts"][name]) for name in ("updates", "total", "steps"))
 
 
 def _sums(logp: Tensor, value: Tensor, old: Estimated, response: Tensor, config: Config) -> dict[str, float]:

@@ -29,16 +29,21 @@ def text_logp(model: LanguageModel, texts: Sequence[Encoded], microbatch: int = 
     return found
 
 
+def weights_digest(net: nn.Module) -> str:
+    """SHA-256 of all weights with their names."""
+    weights = hashlib.sha256()
+    for name, value in sorted(whole(net.state_dict()).items()):
+        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        weights.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return weights.hexdigest()
+
+
 def digests(model: nn.Module, texts: Sequence[Encoded], **more: str | int | float) -> dict[str, str]:
     """What log-probabilities depend on, each as a SHA-256. more: by name, such as tokenizer (its JSON), template and max_length."""
-    weights = hashlib.sha256()
-    for name, value in sorted(whole(model.state_dict()).items()):
-        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     words = hashlib.sha256()
     for text in texts:
         words.update(json.dumps([text.tokens, [int(mark) for mark in text.response]]).encode())
-    found = {"model": weights.hexdigest(), "texts": words.hexdigest()}
+    found = {"model": weights_digest(model), "texts": words.hexdigest()}
     return found | {name: hashlib.sha256(str(value).encode()).hexdigest() for name, value in more.items()}
 
 

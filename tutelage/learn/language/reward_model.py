@@ -26,12 +26,13 @@ from tutelage.equations.preferences import bradley_terry_loss
 from tutelage.equations.rankings import ordered_pairs, pairwise_ranking_loss, plackett_luce_loss, weak_preference_loss
 from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, shared, spawned
+from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import ScoreModel
 from tutelage.nets.ranks import ranks
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of a reward model."""
 
     members: int = 1

@@ -25,6 +25,7 @@ from tutelage.learn.language.ppo_lm import PPOLM
 from tutelage.learn.language.ppo_lm import Config as PPOConfig
 from tutelage.learn.language.reward_model import Config as RewardModelConfig
 from tutelage.learn.language.reward_model import Ranking, RewardModel
+from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked
 from tutelage.nets.language import LanguageModel, ScoreModel
 from tutelage.rewards.text import Columns, LearnedTextReward, TextReward
@@ -34,7 +35,7 @@ Judge = Callable[[TextBatch, Columns, int], Int[Tensor, "P K"]]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of rounds."""
 
     ppo: PPOConfig = field(default_factory=PPOConfig)

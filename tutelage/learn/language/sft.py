@@ -21,12 +21,13 @@ from torch import Generator, Tensor
 
 from tutelage.experience.text import Encoded, PackedBatch, TextBatch, pack, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, shared, spawned
+from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel, drawing_from
 from tutelage.nets.ranks import ranks
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of supervised fine-tuning."""
 
     epochs: int = 1

@@ -13,13 +13,14 @@ from torch import Generator, Tensor
 
 from tutelage.experience.text import TextBatch, pad_left
 from tutelage.learn.language.descent import Passes, TrainingError, spawned
+from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel
 from tutelage.nets.sampling import sample
 from tutelage.rewards.text import TextReward
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Settings):
     """How answers are drawn, and what one without an end is worth."""
 
     max_new_tokens: int = 48
