@@ -37,7 +37,7 @@ def quiet() -> Console:
         (
             "Pendulum-v1",
             "'Pendulum-v1' is not the address of a game: it starts with none of gym:, dm:, metaworld:, christiano:, atari:, grid:, "
-            "mdp:, matrix:, particle:, py: and zoo:; did you mean gym:Pendulum-v1?",
+            "mdp:, matrix:, particle:, py:, text: and zoo:; did you mean gym:Pendulum-v1?",
         ),
         ("gym:CartPole-v1", "SAC needs a vector of bounded continuous actions; this game's actions are Discrete(n=2)"),
     ],

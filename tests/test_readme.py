@@ -1,5 +1,6 @@
 """The README: its numbers are the results', its Python compiles, its commands exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ import tyro
 from tutelage import cli
 from tutelage.experiment.config import ALGORITHMS, PLANNERS, STAGES, PlanConfig, TextRunConfig
 from tutelage.recipes.rows import RESULTS
-from tutelage.recipes.tables import MARK, TABLES, render
+from tutelage.recipes.tables import MARK, TABLES, render, table_of
 from tutelage.verbs import train_options
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -57,3 +58,14 @@ def test_the_python_compiles() -> None:
 def test_every_link_leads_to_a_file() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (Path(__file__).parents[1] / target).exists(), target
+
+
+def test_a_table_of_texts_has_every_seed_and_the_medians_of_the_rest(tmp_path: Path) -> None:
+    rows = [
+        {"task": "text:valence", "method": "dpo", "seed": s, "score": x, "kl": k, "seconds": 30.0, "hardware": "h", "commit": "c"}
+        for s, x, k in ((10, 0.9, 1.0), (11, 0.8, 3.0), (12, None, 2.0))
+    ]
+    (tmp_path / "language.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert table_of(tmp_path / "language.jsonl").splitlines()[2:] == [
+        "| text:valence | dpo | 0.850 | 0.900, 0.800, failed | kl 2 | 0.5 | c |"
+    ]

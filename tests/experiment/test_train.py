@@ -67,7 +67,7 @@ def test_no_module_takes_the_place_of_a_function():
     for name in ("tutelage.experiment.train", "tutelage.experiment.policy", "tutelage.verbs", "tutelage.cli"):
         importlib.import_module(name)
     assert tutelage.train is train and tutelage.resume is resume and callable(tutelage.load_policy)
-    assert set(tutelage.__all__) == {"load_policy", "resume", "train"}
+    assert set(tutelage.__all__) == {"load_model", "load_policy", "resume", "train"}
     with pytest.raises(AttributeError, match="tutelage has no 'trian'"):
         tutelage.trian  # noqa: B018
     program = "import sys, tutelage; assert 'torch' not in sys.modules; import tutelage.experiment.train; assert callable(tutelage.train)"

@@ -59,6 +59,24 @@ def plain_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def text_scores(path: Path) -> str:
+    """One line per task and method: every seed's score, and the medians of all that was measured beside it."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in (json.loads(line) for line in path.read_text().splitlines() if line.strip()):
+        groups.setdefault((row["task"], row["method"]), []).append(row)
+    lines = ["| task | method | median | every seed | beside it, medians | minutes | commit |", "|---|---|---|---|---|---|---|"]
+    for (task, method), rows in groups.items():
+        apart = ("task", "method", "seed", "score", "seconds", "hardware", "commit", "error")
+        names = [name for name in rows[0] if name not in apart and all(isinstance(row.get(name), int | float) for row in rows)]
+        beside = ", ".join(f"{name.replace('_', ' ')} {median(row[name] for row in rows):.3g}" for name in names)
+        finished = [row["score"] for row in rows if row["score"] is not None]
+        every = ", ".join("failed" if row["score"] is None else f"{row['score']:.3f}" for row in rows)
+        minutes = f"{max(row['seconds'] for row in rows) / 60:.1f}"
+        middle = f"{median(finished):.3f}" if finished else "-"
+        lines.append(f"| {task} | {method} | {middle} | {every} | {beside} | {minutes} | {rows[0]['commit']} |")
+    return "\n".join(lines)
+
+
 def counts(path: Path) -> str:
     """One line per row: what was done how often, and everything that was counted, in words."""
     lines = ["| what | kills | counted | seconds | commit |", "|---|---|---|---|---|"]
@@ -86,8 +104,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "many_agents": tables,
     "simple_spread": scores,
     "simple_tag": scores,
-    "language": plain,
-    "real_data": plain,
+    "language": text_scores,
+    "real_data": text_scores,
     "speed": plain,
     "reliability": counts,
 }
