@@ -107,6 +107,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "language": text_scores,
     "real_data": text_scores,
     "speed": plain,
+    "language_speed": plain,
     "reliability": counts,
 }
 
