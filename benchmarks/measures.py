@@ -140,9 +140,6 @@ MEASURES = {
     "bilevel": Measure(
         "steps/s", 100, None, ("sac", "bilevel"), rate=True, over="sac", targets=(Target("bilevel", "ratio", 1 / 3, "sac"),)
     ),
-    "asynchrony": Measure(
-        "steps/s", 3 * 2048, None, ("alone", "slow-rater"), rate=True, over="alone", targets=(Target("slow-rater", "ratio", 0.98, "alone"),)
-    ),
     "reward-epoch": Measure("s/epoch", 1, EPOCH_FLOPS, ("eager",), ("imitation",), (Target("eager", "ratio", 2.5, "imitation"),)),
     "relabel": Measure("s/million", 1, RELABEL_FLOPS, ("eager",), targets=(Target("eager", "share", 0.5),)),
     **{f"particle-{kind}-{copies}": particle(kind, copies) for kind, copies in product(ACTIONS, COPIES)},

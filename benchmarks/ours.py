@@ -17,7 +17,6 @@ from run import Worker
 
 from tutelage.experience.replay import Replay
 from tutelage.experience.trajectory import Transition
-from tutelage.experiment.apart import Companions
 from tutelage.experiment.config import RunConfig
 from tutelage.experiment.processor import prepare
 from tutelage.experiment.run import Experiment
@@ -28,7 +27,7 @@ from tutelage.games.streams import stream_keys
 from tutelage.learn.deep import dqn, ppo, sac, td3, trpo
 from tutelage.learn.learner import Progress
 from tutelage.learn.many_agents import matd3
-from tutelage.learn.preference import christiano, pebble
+from tutelage.learn.preference import pebble
 from tutelage.learn.preference.meta_reward_net import Config as MetaConfig
 from tutelage.learn.preference.meta_reward_net import outer_step
 from tutelage.rewards import learned
@@ -130,26 +129,6 @@ def bilevel(variant: str, threads: int, stack: ExitStack) -> Callable[[int], obj
                 outer_step(algorithm.meta, student.ensemble, student.sac, replay, newest)
 
     steps(20)
-    return steps
-
-
-def asynchronous(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
-    """Steps of Christiano's policy process: beside a rater who takes 10 seconds a label and a reward model, or alone."""
-    config = RunConfig(
-        christiano.Config(learner="ppo", initial_steps=2048), "gym:HalfCheetah-v5", NEVER, threads=threads, asynchronous=True,
-        answer_seconds=10.0, evaluate_every=NEVER, checkpoint_every=NEVER, clips=0,
-    )  # fmt: skip
-    run = stack.enter_context(Experiment(config, Path(stack.enter_context(tempfile.TemporaryDirectory()))))
-    run.begin()
-    companions = stack.enter_context(Companions(run.out)) if variant == "slow-rater" else None
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            run.step()
-            if companions is not None:
-                companions.keep_alive()
-
-    steps(3 * 2048)
     return steps
 
 
@@ -304,7 +283,6 @@ WORK = {
     "preference-step": preference_steps,
     "preference-loop": preference_loop,
     "bilevel": bilevel,
-    "asynchrony": asynchronous,
     "reward-epoch": reward_epochs,
     "relabel": relabel,
     **{f"particle-{kind}-{copies}": partial(particle, kind, copies) for kind, copies in product(ACTIONS, COPIES)},
