@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tutelage.experiment.log import EVENTS, EventLog, read_events
 from tutelage.experiment.model_card import training_facts, write_card
 from tutelage.experiment.processor import prepare
 from tutelage.experiment.randomness import generator
-from tutelage.experiment.run import NO_ROOM, RunError, hold, misfit, read_any_config
+from tutelage.experiment.run import RunError, hold, misfit, read_any_config, room_in
 from tutelage.experiment.scale import one_run
 from tutelage.experiment.text_materials import (
     WORLD,
@@ -366,17 +366,8 @@ class TextExperiment:
             self.log.close()
         self._opened.close()
 
-    @contextlib.contextmanager
-    def _room(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise RunError(
-                f"{self.out} could not be written to at update {self.steps:,} ({error.strerror}); "
-                "once there is room, `resume` continues from the newest checkpoint"
-            ) from error
+    def _room(self) -> contextlib.AbstractContextManager[None]:
+        return room_in(self.out, lambda: f"update {self.steps:,}")
 
     def __enter__(self) -> "TextExperiment":
         return self

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from tutelage.evaluate.comparison import Result, compare
 from tutelage.experiment import charts
 from tutelage.experiment.charts import Curves, Dots, Lines, Points, number
+from tutelage.experiment.document import document
 from tutelage.experiment.log import EVENTS
 from tutelage.experiment.story import SHOWN_EPISODES, Event, Story, is_number, pair, points, thinned
 
@@ -67,28 +67,13 @@ def render(story: Story) -> str:
     """The whole page."""
     sections = [section(story) for section in (_clips, _returns, _answers, _judgement, _every_seed, _details)]
     title = headline(story)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:">
-<link rel="icon" href="data:,">
-<title>{_e(title)}</title>
-<style>
-{files("tutelage.experiment").joinpath("report.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<main>
-<header>
+    body = f"""<header>
 <p class="eyebrow">{_e(_eyebrow(story))}</p>
 <h1>{_headline(story)}</h1>
 <p class="deck">{_e(_deck(story))}</p>
 {_notes(story)}</header>
-{"".join(sections)}{_footer(story)}</main>
-</body>
-</html>
-"""
+{"".join(sections)}{_footer(story)}"""
+    return document(title, body, clips=True)
 
 
 def _eyebrow(story: Story) -> str:

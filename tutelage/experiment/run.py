@@ -392,23 +392,28 @@ class Experiment:
             self._evaluation_game.close()
         self._opened.close()
 
-    @contextlib.contextmanager
-    def _room(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise RunError(
-                f"{self.out} could not be written to at step {self.steps:,} ({error.strerror}); "
-                "once there is room, `resume` continues from the newest checkpoint"
-            ) from error
+    def _room(self) -> contextlib.AbstractContextManager[None]:
+        return room_in(self.out, lambda: f"step {self.steps:,}")
 
     def __enter__(self) -> "Experiment":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def room_in(out: Path, place: Callable[[], str]) -> Iterator[None]:
+    """A full disk is one RunError that names the run and how far it came (place: asked when it happens); other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise RunError(
+            f"{out} could not be written to at {place()} ({error.strerror}); "
+            "once there is room, `resume` continues from the newest checkpoint"
+        ) from error
 
 
 def play(config: RunConfig, copies: int) -> Game:

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tutelage.experiment import text_charts
 from tutelage.experiment.charts import Dots, inline, number
 from tutelage.experiment.charts import strip as dots_by_method
 from tutelage.experiment.checkpoint import write_whole
+from tutelage.experiment.document import document
 from tutelage.experiment.text_charts import Marks, Spread
 
 PAGE = "report.html"
@@ -36,33 +36,10 @@ def write_page(folder: Path) -> Path:
         sections.append(_samples(studies["chain"][0]["curves"]))
     page = folder / PAGE
     page.parent.mkdir(parents=True, exist_ok=True)
-    whole = document("From demonstrations to PPO, in a world that knows the answer", sections)
+    title = "From demonstrations to PPO, in a world that knows the answer"
+    whole = document(title, f"<h1>{html.escape(title)}</h1>\n{''.join(sections)}\n")
     write_whole(page, whole.encode(), folder / f".{PAGE}.{os.getpid()}")
     return page
-
-
-def document(title: str, sections: Sequence[str]) -> str:
-    """A whole page that needs no network."""
-    style = files("tutelage.experiment").joinpath("report.css").read_text(encoding="utf-8")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{html.escape(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<h1>{html.escape(title)}</h1>
-{"".join(sections)}
-</main>
-</body>
-</html>
-"""
 
 
 def section(title: str, words: str, body: str) -> str:

@@ -3,11 +3,11 @@
 import html
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from tutelage.experiment import charts
+from tutelage.experiment.document import document
 from tutelage.experiment.log import EVENTS, read_events
 from tutelage.experiment.report import REPORT, flat
 from tutelage.experiment.story import Event, is_number, points, thinned
@@ -37,29 +37,14 @@ def render_text_report(run: Path, more: Sequence[str] = ()) -> str:
         *more,
         _series(events, "update", "While it learned"),
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{_e(title)}</title>
-<style>
-{files("tutelage.experiment").joinpath("report.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<main>
-<header>
+    body = f"""<header>
 <p class="eyebrow">{_e(str(config.get("name", "")))}  ·  {_e(str(config.get("data", "")))}  ·  seed {_e(str(config.get("seed", "")))}</p>
 <h1>{_e(title)}.</h1>
 {_notes(events)}</header>
 {"".join(sections)}{_details(start)}
 <footer><p>Every number on this page is read from the {len(events):,} events in <code>{_e(run.resolve().name)}/{EVENTS}</code>.</p></footer>
-</main>
-</body>
-</html>
 """
+    return document(title, body)
 
 
 def _title(config: dict[str, Any], events: Sequence[Event]) -> str:
