@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import importlib
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ from tutelage.experiment.randomness import generator, seed_of
 from tutelage.feedback.raters import TEACHERS, OracleRater, Rater, StoreRater
 from tutelage.games.alone import Alone
 from tutelage.games.make import make
-from tutelage.games.program import look_here
+from tutelage.games.program import load_function
 from tutelage.games.spec import CannotSnapshot, Game, GameError, players_to_json, space_to_json
 from tutelage.learn.learner import Learner, Progress
 from tutelage.learn.preference.lesson import Lesson
@@ -446,18 +445,10 @@ def reward_source(address: str) -> RewardSource:
     """The game's reward, its sign, or the function at py:module:function. Raises ConfigError when the address leads to none."""
     if address in ("game", "sign"):
         return GameReward() if address == "game" else SignReward()
-    scheme, _, rest = address.partition(":")
-    module, _, name = rest.rpartition(":")
-    if scheme != "py" or not module:
-        raise ConfigError(f'true_reward is {address!r}; "game", "sign" or py:module:function was expected')
-    look_here(module)
-    try:
-        function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"true_reward is {address!r}, which leads to no function: {error}") from None
-    if not callable(function):
-        raise ConfigError(f"true_reward is {address!r}, which leads to a {type(function).__name__}; a function was expected")
-    return WrittenReward(function)  # type: ignore[arg-type]  # what it answers is checked at every call
+    try:  # what the function answers is checked at every call
+        return WrittenReward(load_function(address, "true_reward", '"game", "sign" or py:module:function'))
+    except GameError as error:
+        raise ConfigError(str(error)) from None
 
 
 @contextlib.contextmanager

@@ -44,6 +44,25 @@ def look_here(module_name: str) -> None:
         sys.path.insert(0, str(Path.cwd()))
 
 
+def load_function(address: str, named: str, expected: str = "py:module:function") -> Any:
+    """The function at py:module:function. named: what the address was given as, expected: what it could have been, for the sentence.
+
+    Raises GameError when the address leads to none.
+    """
+    scheme, _, rest = address.partition(":")
+    module, _, name = rest.rpartition(":")
+    if scheme != "py" or not module:
+        raise GameError(f"{named} is {address!r}; {expected} was expected")
+    look_here(module)
+    try:
+        function: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise GameError(f"{named} is {address!r}, which leads to no function: {error}") from None
+    if not callable(function):
+        raise GameError(f"{named} is {address!r}, which leads to a {type(function).__name__}; a function was expected")
+    return function
+
+
 def _load_class(module_name: str, class_name: str, address: str) -> type[Any]:
     look_here(module_name)
     try:

@@ -3,7 +3,6 @@
 A score comes from learned models, from a world that knows the true one, or from a function that a person wrote.
 """
 
-import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,8 @@ from torch import Tensor
 from tutelage.equations.divergences import kl_k1
 from tutelage.equations.optimization_pressure import variance_penalized, worst_case
 from tutelage.experience.text import TextBatch
-from tutelage.games.program import look_here
+from tutelage.games.program import load_function
+from tutelage.games.spec import GameError
 from tutelage.nets.language import ScoreModel
 from tutelage.rewards.source import RewardError
 
@@ -163,15 +163,8 @@ def _finite(score: Float[Tensor, "B"], who: str, answers: Sequence[str] | None =
 
 def written_reward(address: str, tokenizer: Any) -> WrittenTextReward:
     """The function at py:module:function. Raises RewardError when the address leads to none."""
-    scheme, _, rest = address.partition(":")
-    module, _, name = rest.rpartition(":")
-    if scheme != "py" or not module:
-        raise RewardError(f"the reward is {address!r}; py:module:function was expected")
-    look_here(module)
     try:
-        function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RewardError(f"the reward is {address!r}, which leads to no function: {error}") from None
-    if not callable(function):
-        raise RewardError(f"the reward is {address!r}, which leads to a {type(function).__name__}; a function was expected")
-    return WrittenTextReward(function, tokenizer, rest)
+        function = load_function(address, "the reward")
+    except GameError as error:
+        raise RewardError(str(error)) from None
+    return WrittenTextReward(function, tokenizer, address.partition(":")[2])
