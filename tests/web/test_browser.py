@@ -39,11 +39,16 @@ class Watch:
     def __init__(self, page: Page) -> None:
         self.errors: list[str] = []
         self.elsewhere: list[str] = []
+        self.awaited: set[str] = set()
+        self.arrived: set[str] = set()
         page.on("console", lambda message: self.errors.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self._see(request.url))
+        page.on("response", lambda answer: self.arrived.add(answer.url) if answer.headers.get("content-type") == "video/mp4" else None)
 
     def _see(self, url: str) -> None:
+        if "/clips/" in url:
+            self.awaited.add(url)
         if not url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:", "data:")):
             self.elsewhere.append(url)
 
@@ -93,6 +98,16 @@ def on_screen(page: Page) -> list[str]:
 
 def ready(page: Page) -> None:
     when(page, "document.querySelectorAll('#pair video').length === 2 && !document.getElementById('pair').hidden")
+
+
+def prefetched(page: Page, watch: Watch) -> None:
+    """Waits until every clip that was asked for has arrived: what happens to the network afterwards keeps nobody from answering."""
+
+    def arrived() -> bool:
+        page.evaluate("0")  # events are only heard while the browser is spoken to
+        return watch.awaited <= watch.arrived
+
+    until(arrived)
 
 
 def press(page: Page, key: str) -> list[str]:
@@ -170,6 +185,8 @@ def test_a_lesson_by_keyboard_while_the_agent_learns(browser: Browser, tmp_path:
             assert (newest().query, newest().answer, newest().supersedes) == (undone.query, "tie", before.id)
             assert watch.errors == [] and watch.elsewhere == []
 
+            prefetched(page, watch)
+
             # without a network answers stay in the browser
             context.set_offline(True)
             for _ in range(2):
@@ -178,6 +195,7 @@ def test_a_lesson_by_keyboard_while_the_agent_learns(browser: Browser, tmp_path:
             assert count() == 6
             context.set_offline(False)
             until(lambda: count() == 8)
+            ready(page)
 
             # the server dies and comes back; the page never notices more than a sentence
             server.kill()
