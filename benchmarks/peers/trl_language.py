@@ -3,7 +3,7 @@
 Their defaults but for what would be measured in place of the work: no gradient checkpointing (on by default), no logging, no files.
 """
 
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 # The peers live in benchmarks/.venvs/trl and trl_ppo.
 
 import copy
@@ -50,7 +50,7 @@ def main() -> None:
     tokens, net = tokenizer(words), config(device, words)
     heavy = measure in ("dpo-cached", "ppo-iteration")
     turns = Turns(1 if heavy else 2)
-    called = [Counted(turns)]
+    called: list[TrainerCallback] = [Counted(turns)]
     policy = lambda: AutoModelForCausalLM.from_config(net)
     scorer = lambda: AutoModelForSequenceClassification.from_config(config_with_one_label(net))
     pairs = lambda count: Dataset.from_list(
