@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from tutelage.feedback.query import FeedbackError, Judgement, Query
+from tutelage.feedback.query import FeedbackError, Judgement, Query, TextRecord, text_hash
 from tutelage.feedback.queue import LEASE_SECONDS, MOST_LEASES, Project, Queue, QueueFull, changed, shown_order
 from tutelage.feedback.raters import StoreRater
 from tutelage.feedback.store import REPEAT, Store, StoreError
@@ -281,9 +281,35 @@ def test_a_deleted_rater_is_gone_from_everything(queue: Queue, store: Store, url
     (taken_back,) = lesson.poll()
     assert (taken_back.query, taken_back.answer, taken_back.supersedes) == ("q1", "unknown", "q1-ann-left")
     assert lesson.poll() == []
-    with pytest.raises(StoreError, match="was deleted at the wish of its rater"):
+    with pytest.raises(StoreError, match="was deleted, at the wish of its rater or with its project"):
         store.add([judgement("q1", "ann")])
     assert names(queue, "cyd", 5) == ["q1"]
     if url.startswith("sqlite") and store.url.database is not None:
         file = Path(store.url.database).read_bytes()
         assert b"q1-ann-left" in file and b"annleft" not in file, "the erasure is there, the answer has left the disk"
+
+
+def test_a_deleted_project_is_gone_but_for_the_numbers_of_its_queries(queue: Queue, store: Store, url: str):
+    plain(queue, title="Hopping")
+    shared, own = TextRecord(text_hash("both ask about it"), "both ask about it"), TextRecord(text_hash("only we do"), "only we do")
+    store.add([shared, own])
+    texts = [Query("t1", "pair", (shared.id, own.id), "run", "uniform", 1, "a prompt"), query(1), query(2)]
+    queue.submit([*texts, Query("t2", "rate", (shared.id,), "other", "uniform", 1, "theirs")])
+    queue.set_gold("q2", "left")
+    lesson = StoreRater(store, "run")
+    queue.answer(judgement("t1", "ann"))
+    queue.answer(judgement("q1", "bob"))
+    assert len(lesson.poll()) == 2 and not queue.progress("run").over
+
+    assert queue.delete("run") == 2 and queue.delete("run") == 0
+    assert store.judgements() == [] and queue.gold() == {} and queue.project("run") == Project("run")
+    assert sorted((j.query, j.answer) for j in lesson.poll()) == [("q1", "unknown"), ("t1", "unknown")]
+    assert queue.progress("run").over and names(queue, "cyd", 5) == ["t2"]
+    assert [text.text for text in store.texts([shared.id, own.id])] == ["both ask about it"]
+    assert {q.id: q.prompt for q in store.queries()} == {"t1": None, "q1": None, "q2": None, "t2": "theirs"}
+    with pytest.raises(StoreError, match="was deleted"):
+        store.add([judgement("q1", "bob")])
+    queue.submit([query(3)])  # a run that goes on asks again
+    assert not queue.progress("run").over and names(queue, "cyd", 5) == ["t2", "q3"]
+    if url.startswith("sqlite") and store.url.database is not None:
+        assert b"only we do" not in Path(store.url.database).read_bytes(), "the text has left the disk"

@@ -191,6 +191,10 @@ def test_the_owner_invites_pauses_sets_gold_and_reads_what_happened(lab: Lab):
     for done in ("invited", "changed a project", "set a gold answer left", "withdrew 1 queries", "made a token for programs"):
         assert done in log
     assert olga.post("/owner/projects", data=told | {"raters": "many"}).status_code == 400
+    assert olga.post("/owner/projects/delete", data={"group": first.group}).status_code == 400
+    assert olga.post("/owner/projects/delete", data={"group": "absent", "sure": "yes"}).status_code == 404
+    assert olga.post("/owner/projects/delete", data={"group": first.group, "sure": "yes"}).status_code == 303
+    assert first.group not in olga.get("/owner").text and "deleted a project with 0 answers" in olga.get("/owner/log").text
     quality = json.loads(lab.program().get("/api/owner/export", params={"form": "quality"}).text)
     assert quality["raters"] == [] and quality["krippendorff"] is None
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from tutelage.feedback.query import FeedbackError, Judgement, Query, check_answer, new_query
 from tutelage.feedback.store import REPEAT, Store, StoreError, StoreFailure
-from tutelage.feedback.tables import GOLD, JUDGEMENTS, LEASES, PROJECTS, QUERIES, REPEATS, WAITING, WITHDRAWALS
+from tutelage.feedback.tables import GOLD, JUDGEMENTS, LEASES, PROJECTS, QUERIES, REPEATS, TEXTS, WAITING, WITHDRAWALS
 
 LEASE_SECONDS = 120.0
 MOST_LEASES = 32
@@ -86,6 +86,11 @@ class Progress:
     answered: int
     waiting: int
     withdrawn: int
+
+    @property
+    def over(self) -> bool:
+        """Nothing was answered and nobody is asked any more, as in a project that was deleted."""
+        return self.answered == 0 and self.asked == self.withdrawn > 0
 
 
 @dataclass
@@ -213,6 +218,32 @@ class Queue:
                 connection.execute(sa.insert(WITHDRAWALS).values(query=query, withdrawn_at=self.clock()))
                 connection.execute(sa.delete(WAITING).where(WAITING.c.query == query))
                 connection.execute(sa.delete(LEASES).where(LEASES.c.query == query))
+        return len(gone)
+
+    def delete(self, group: str) -> int:
+        """A project for ever: its answers, its settings, and the prompts and texts that no other project asks about.
+
+        Returns how many answers there were. Of queries their numbers remain, so that a run that asked them hears that their answers
+        no longer count; what it asks from now on is a project again. Segments lie in the run's directory, which is its owner's.
+        """
+        own = sa.select(QUERIES.c.id).where(QUERIES.c.group == group)
+        with self.store.transaction(write=True) as connection:
+            gone = self.store.erase_within(connection, JUDGEMENTS.c.query.in_(own), self.clock())
+            asked = connection.execute(own.where(QUERIES.c.id.not_in(sa.select(WITHDRAWALS.c.query)))).scalars()
+            for query in list(asked):
+                connection.execute(sa.insert(WITHDRAWALS).values(query=query, withdrawn_at=self.clock()))
+            for table in (WAITING, LEASES, REPEATS, GOLD):
+                connection.execute(sa.delete(table).where(table.c.query.in_(own)))
+            connection.execute(sa.delete(PROJECTS).where(PROJECTS.c.group == group))
+            items = lambda mine: {
+                item
+                for found in connection.execute(sa.select(QUERIES.c["items"]).where((QUERIES.c.group == group) == mine)).scalars()
+                for item in found
+            }
+            for text in items(True) - items(False):  # those of segments are in no row of this table
+                connection.execute(sa.delete(TEXTS).where(TEXTS.c.id == text))
+            connection.execute(sa.update(QUERIES).where(QUERIES.c.group == group).values(prompt=None))
+        self.store.vacuum()
         return len(gone)
 
     def progress(self, group: str) -> Progress:

@@ -202,25 +202,29 @@ class Store:
         Of each only an erasure remains, so that whoever has heard it learns that it no longer counts. at: Unix seconds.
         """
         with self.transaction(write=True) as connection:
-            number = self.next_number(connection)
-            gone = connection.execute(sa.select(JUDGEMENTS.c.id, JUDGEMENTS.c.query).where(JUDGEMENTS.c.rater == rater)).all()
-            for judgement, query in gone:
-                number += 1
-                row = {"judgement": judgement, "query": query, "erased_at": at, "commit_number": number}
-                connection.execute(sa.insert(ERASURES).values(row))
-            connection.execute(sa.delete(JUDGEMENTS).where(JUDGEMENTS.c.rater == rater))
+            lost = self.erase_within(connection, JUDGEMENTS.c.rater == rater, at)
             connection.execute(sa.delete(LEASES).where(LEASES.c.rater == rater))
             connection.execute(sa.delete(REPEATS).where(REPEATS.c.rater == rater))
-            lost = [query for _, query in gone]
             known = sa.union(sa.select(WAITING.c.query), sa.select(WITHDRAWALS.c.query))
             for start in range(0, len(lost), _CHUNK):
                 again = sa.select(QUERIES.c.id, QUERIES.c.group, -QUERIES.c.policy_step, QUERIES.c.commit_number).where(
                     QUERIES.c.id.in_(lost[start : start + _CHUNK]), QUERIES.c.sampler != REPEAT, QUERIES.c.id.not_in(known)
                 )
                 connection.execute(sa.insert(WAITING).from_select(["query", "group", "turn", "commit_number"], again))
-            connection.execute(sa.update(COMMITS).values(number=number))
-        self._vacuum()
-        return len(gone)
+        self.vacuum()
+        return len(lost)
+
+    def erase_within(self, connection: sa.Connection, which: sa.ColumnElement[bool], at: float) -> list[str]:
+        """In a transaction that writes, erasures in the place of some judgements; returns the query of each."""
+        number = self.next_number(connection)
+        gone = connection.execute(sa.select(JUDGEMENTS.c.id, JUDGEMENTS.c.query).where(which)).all()
+        for judgement, query in gone:
+            number += 1
+            row = {"judgement": judgement, "query": query, "erased_at": at, "commit_number": number}
+            connection.execute(sa.insert(ERASURES).values(row))
+        connection.execute(sa.delete(JUDGEMENTS).where(which))
+        connection.execute(sa.update(COMMITS).values(number=number))
+        return [query for _, query in gone]
 
     def erasures(self, group: str, after: int = 0, until: int | None = None) -> list[tuple[str, str]]:
         """(judgement, query) of what was erased after commit `after` and up to `until`, in the order of erasing."""
@@ -231,7 +235,7 @@ class Store:
             found = connection.execute(select if until is None else select.where(number <= until)).all()
         return [(judgement, query) for judgement, query in found]
 
-    def _vacuum(self) -> None:
+    def vacuum(self) -> None:
         """What was deleted leaves the files as well, not only the tables."""
         try:
             if self.url.get_backend_name() != "sqlite":
@@ -374,7 +378,7 @@ class _Admission:
 
     def _check_judgement(self, row: Judgement) -> None:
         if row.id in self.erased:
-            raise StoreError(f'judgement "{row.id}" was deleted at the wish of its rater; it cannot come back')
+            raise StoreError(f'judgement "{row.id}" was deleted, at the wish of its rater or with its project; it cannot come back')
         query = self.queries.get(row.query)
         if query is None:
             raise StoreError(f'judgement "{row.id}" answers query "{row.query}", which the store does not hold')

@@ -19,8 +19,8 @@ def routes(room: Room) -> APIRouter:
     accounts, queue = room.accounts, room.queue
 
     def page(request: Request, status: int = 200, **more: Any) -> Response:
-        groups = queue.groups()
-        projects = [(queue.project(group), queue.progress(group)) for group in groups]
+        found = [(queue.project(group), queue.progress(group)) for group in queue.groups()]
+        projects = [(project, count) for project, count in found if not count.over]
         return room.page(request, "owner.html", status, here="owner", projects=projects, raters=accounts.all(), **more)
 
     def back(request: Request, action: str, about: str) -> Response:
@@ -65,6 +65,14 @@ def routes(room: Room) -> APIRouter:
     @router.post("/withdraw")
     def withdraw(request: Request, group: Short) -> Response:
         return back(request, f"withdrew {queue.withdraw(group)} queries", group)
+
+    @router.post("/projects/delete")
+    def delete_project(request: Request, group: Short, sure: Annotated[str, Form(max_length=10)] = "") -> Response:
+        if group not in queue.groups():
+            raise HTTPException(404, "there is no such project")
+        if sure != "yes":
+            return page(request, 400, error="tick the box to say that you are sure: the answers are gone for ever")
+        return back(request, f"deleted a project with {queue.delete(group)} answers", group)
 
     @router.post("/gold")
     def gold(request: Request, query: Short, answer: Short) -> Response:

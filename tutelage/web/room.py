@@ -118,7 +118,7 @@ class Room:
                     "films": films + [(self.clip_address(item), "What it is asked about now") for item in now],
                 }
             )
-        return {"runs": shown, "groups": [(group, self.progress(group)) for group in self.groups()]}
+        return {"runs": shown, "groups": [(group, count) for group in self.groups() if not (count := self.progress(group)).over]}
 
     def clip_address(self, item: str) -> str:
         """Where browsers find the clip of a segment."""
