@@ -14,7 +14,11 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.web.serving import ENVIRONMENT, Server
-from tutelage.feedback.query import TextRecord, new_query, text_hash
+from tests.web.student import config
+from tests.web.test_clips import played
+from tutelage.experience.segments import SegmentArchive
+from tutelage.experiment.config import to_json
+from tutelage.feedback.query import SegmentRecord, TextRecord, new_query, text_hash
 from tutelage.feedback.store import Store, file_url
 
 HERE = Path(__file__).parent
@@ -312,6 +316,43 @@ def test_a_lab_invites_ranks_and_exports(browser: Browser, tmp_path: Path):
         assert "rita" in page.inner_text("table") and serious_faults(page) == []
         assert watch.errors == [] and watch.elsewhere == [] and seen.elsewhere == []
         assert [error for error in seen.errors if "403" not in error] == []
+    finally:
+        server.stop()
+
+
+def test_the_moment_of_what_must_never_happen_is_marked_by_keyboard(browser: Browser, tmp_path: Path):
+    run = tmp_path / "swing"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(to_json(config(24))))
+    clip, url = played(SegmentArchive(run / "segments"), 0), file_url(run / "feedback.sqlite")
+    flags = [new_query("flag", [clip], "swing/seed-0", "uniform", step) for step in (2, 1)]
+    with Store(url) as store:
+        store.add([SegmentRecord(clip, f"segments/{clip}.safetensors", "gym:Pendulum-v1", 20), *flags])
+    server = Server(str(run))
+    try:
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        watch = Watch(page)
+        page.goto(server.link)
+        page.goto(f"{server.address}/flag")
+        when(page, "document.querySelector('#single video') !== null && !document.getElementById('moment').disabled")
+        assert page.evaluate("document.getElementById('moment').max") == "20"  # the first picture and one after each step
+        page.focus("#moment")
+        page.keyboard.press("Home")
+        for _ in range(7):
+            page.keyboard.press("ArrowRight")
+        assert page.inner_text("#at") == "step 7" and page.evaluate("document.querySelector('#single video').paused")
+        picture(page, "flag-light")
+        assert serious_faults(page) == []
+        page.keyboard.press("n")
+        with Store(url) as store:
+            until(lambda: len(store.judgements()) == 1)
+            (kept,) = store.judgements()
+            assert (kept.query, kept.answer) == (flags[0].id, "never@7")
+            when(page, "document.querySelector('#single video') !== null && !document.getElementById('moment').disabled")
+            page.keyboard.press("f")
+            until(lambda: len(store.judgements()) == 2)
+            assert [(kept.query, kept.answer) for kept in store.judgements()[1:]] == [(flags[1].id, "fine")]
+        assert watch.errors == [] and watch.elsewhere == []
     finally:
         server.stop()
 
