@@ -6,7 +6,6 @@ those alone. With --row the result is appended to benchmarks/results/speed.jsonl
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
