@@ -218,7 +218,7 @@ class Game(ABC):
 def space_to_json(space: Space) -> dict[str, Any]:
     """Plain values that `space_from_json` turns back into the space."""
     if isinstance(space, Box):
-        bounds = {name: [_bound(x) for x in getattr(space, name).ravel().tolist()] for name in ("low", "high")}
+        bounds = {name: [_bound(x) for x in getattr(space, name).ravel().astype(float).tolist()] for name in ("low", "high")}
         return {"kind": "Box", "shape": list(space.shape), "dtype": space.dtype, **bounds}
     if isinstance(space, TupleSpace):
         return {"kind": "TupleSpace", "spaces": [space_to_json(child) for child in space.spaces]}
