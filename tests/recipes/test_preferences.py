@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from tutelage.experiment.config import ConfigError, RunConfig
 from tutelage.experiment.log import read_events
-from tutelage.recipes import preferences, preferences_long, reward_learning
-from tutelage.recipes.rows import read
+from tutelage.recipes import preference_figures, preferences, preferences_long, reward_learning
+from tutelage.recipes.rows import Row, append, read
+from tutelage.recipes.tables import table_of
 
 KINDS = {"sac": "sac", "ppo": "ppo", "combined": "pebble"}
 
@@ -60,6 +62,46 @@ def test_the_papers_own_tables_run_small(task: str, method: str, tmp_path: Path)
     assert [row.task for row in read(tmp_path / "rows.jsonl")] == [f"{task}/full"] * preferences.LONG[task, method].seeds
     [out] = (tmp_path / "runs").iterdir()
     assert any(event["event"] == "session" for event in read_events(out / "events.jsonl"))
+
+
+def test_runs_become_pictures_and_errors_of_their_critics(tmp_path: Path):
+    runs, out = tmp_path / "runs", tmp_path / "images"
+    for method in ("sac", "pebble-100"):
+        preferences.main(preferences.Recipe("dm:walker-walk", method, scale=0.0005, out=runs), Console(quiet=True))
+    lines = preference_figures.curves(runs)
+    assert {world: set(methods) for world, methods in lines.items()} == {"dm:walker-walk": {"sac", "pebble-100"}}
+    given = preference_figures.Figures(runs, out, errors="dm:walker-walk", results=tmp_path / "errors.jsonl")
+    preference_figures.main(given)
+    assert (out / "preferences_dm_walker-walk.png").stat().st_size > 10_000
+    rows = read(tmp_path / "errors.jsonl")
+    assert [(row.task, row.method, row.seed) for row in rows] == [
+        ("dm:walker-walk/q-error", method, seed) for method in ("pebble-100", "sac") for seed in range(3)
+    ]
+    assert all(row.score is not None and 0.0 < row.score < 4.0 for row in rows)
+
+
+def test_an_error_is_that_of_what_a_reward_can_say():
+    target = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    values = torch.stack([3.0 * target + 7.0, -target, target[[1, 0, 3, 2]]])
+    found = preference_figures.standardized_error(values, target)
+    unit = (target - 2.0) / 3.5**0.5
+    assert found.tolist() == pytest.approx([0.0, 4.0, float((unit[[1, 0, 3, 2]] - unit).square().mean())], abs=1e-6)
+
+
+def test_medians_are_held_against_the_reference_and_the_papers(tmp_path: Path):
+    row = lambda task, method, seed, score: Row(task, method, seed, 100, score, 60.0, "1 core", "abc")
+    rows = [row("dm:walker-walk", "sac", seed, score) for seed, score in enumerate((900.0, 1000.0, 950.0))]
+    rows += [row("dm:walker-walk", "surf-100", 0, 475.0), row("dm:walker-walk/mistake/full", "pebble-500", 0, 400.0)]
+    rows += [row("dm:walker-walk/full", "sac", 0, 800.0), row("christiano:reacher", "christiano-700", 0, None)]
+    append(tmp_path / "preferences.jsonl", rows)
+    told = [line.split(" | ") for line in table_of(tmp_path / "preferences.jsonl").splitlines()[2:]]
+    assert [(cells[0][2:], cells[1], *cells[3:5]) for cells in told] == [
+        ("dm:walker-walk", "sac", "1.00", ""),
+        ("dm:walker-walk", "surf-100", "0.50", "0.55"),
+        ("dm:walker-walk/mistake/full", "pebble-500", "0.50", "0.82"),
+        ("dm:walker-walk/full", "sac", "1.00", ""),
+        ("christiano:reacher", "christiano-700", "", ""),
+    ]
 
 
 def test_every_line_of_the_papers_tables_is_a_run_that_can_be_made():

@@ -82,6 +82,11 @@ def read(path: Path) -> list[Row]:
     return [Row(**json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
 
 
+def number(score: float) -> str:
+    """Whole where its decimals would say nothing."""
+    return f"{score:.0f}" if abs(score) >= 10.0 else f"{score:.2f}"
+
+
 def seed_rows(experiment: Experiment, task: str, method: str, means: Sequence[float]) -> list[Row]:
     """Rows of a finished run, one for each seed's mean return; a seed with a net that froze has no score."""
     frozen = {i for members in experiment.frozen().values() for i in members.nonzero().flatten().tolist()}

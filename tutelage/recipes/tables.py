@@ -13,7 +13,8 @@ from statistics import median
 from typing import Any
 
 from tutelage.experiment.config import ConfigError
-from tutelage.recipes.rows import RESULTS, Row, read
+from tutelage.recipes import preference_figures
+from tutelage.recipes.rows import RESULTS, Row, number, read
 from tutelage.recipes.thesis import tables
 
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -33,16 +34,11 @@ def score_table(results: Sequence[Row]) -> str:
     lines = ["| task | method | steps | median | every seed | minutes | commit |", "|---|---|---|---|---|---|---|"]
     for (task, method, steps), rows in groups.items():
         finished = [row.score for row in rows if row.score is not None]
-        every = ", ".join("failed" if row.score is None else _number(row.score) for row in rows)
-        middle = _number(median(finished)) if finished else "-"
+        every = ", ".join("failed" if row.score is None else number(row.score) for row in rows)
+        middle = number(median(finished)) if finished else "-"
         minutes = f"{max(row.seconds for row in rows) / 60:.1f}"
         lines.append(f"| {task} | {method} | {steps:,} | {middle} | {every} | {minutes} | {rows[0].commit} |")
     return "\n".join(lines)
-
-
-def _number(score: float) -> str:
-    """Whole where its decimals would say nothing."""
-    return f"{score:.0f}" if abs(score) >= 10.0 else f"{score:.2f}"
 
 
 def plain(path: Path) -> str:
@@ -99,7 +95,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "pendulum": scores,
     "pebble_control": scores,
     "reward_learning": scores,
-    "preferences": scores,
+    "preferences": preference_figures.table,
     "deep_control": scores,
     "many_agents": tables,
     "simple_spread": scores,
