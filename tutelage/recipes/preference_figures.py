@@ -86,12 +86,12 @@ def curves(runs: Path) -> dict[str, dict[str, Curve]]:
         config, name = read_config(path.parent), path.parent.name
         world = config.game.partition("?")[0] + ("" if config.teacher == "oracle" else f"/{config.teacher}")
         prefix = world.replace(":", "-").replace("/", "-")
-        by_seed: dict[int, list[tuple[float, float]]] = {}
+        by_seed: dict[int, dict[float, float]] = {}
         for event in read_events(path):
             if event["event"] == "evaluation" and event.get("policy") != "random":
-                by_seed.setdefault(event["seed"], []).append((float(event["step"] * config.copies), event["mean"]))
+                by_seed.setdefault(event["seed"], {})[float(event["step"] * config.copies)] = event["mean"]  # the last is of most episodes
         method = name[len(prefix) + 1 :].rpartition("-")[0] if name.lower().startswith(prefix.lower()) else name
-        found.setdefault(world, {})[method] = by_seed
+        found.setdefault(world, {})[method] = {seed: list(points.items()) for seed, points in by_seed.items()}
     return found
 
 
