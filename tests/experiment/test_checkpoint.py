@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from tutelage.experience import files
 from tutelage.experience.replay import Replay
 from tutelage.experience.trajectory import Transition
 from tutelage.experiment import checkpoint
@@ -295,7 +296,7 @@ def test_damaged_later_checkpoints_do_not_push_out_a_valid_one(tmp_path: Path, k
 
 
 def test_a_full_disk_at_any_write_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write, run = checkpoint._write, tmp_path / "run"
+    write, run = files.write_synced, tmp_path / "run"
     saved(tmp_path / "old", 20)
     failures = 0
     for room in range(100):
@@ -312,14 +313,16 @@ def test_a_full_disk_at_any_write_leaves_everything_as_it_was(tmp_path: Path, mo
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
             write(path, content)
 
-        monkeypatch.setattr(checkpoint, "_write", full)
+        for module in (files, checkpoint):
+            monkeypatch.setattr(module, "write_synced", full)
         try:
             checkpoints.save(30, state(30), filled(30))
             break
         except OSError as error:
             assert error.errno == errno.ENOSPC
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-        monkeypatch.setattr(checkpoint, "_write", write)
+        for module in (files, checkpoint):
+            monkeypatch.setattr(module, "write_synced", write)
         checkpoints.save(30, state(30), filled(30))  # the same writer, once there is room
         assert_holds(run, 30)
         failures += 1

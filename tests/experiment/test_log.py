@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tutelage.experiment.log import EventLog, LogError, read_events, scalars, write_tensorboard, write_trackio
+from tutelage.experiment.log import EventLog, LogError, read_events, read_run, scalars, write_tensorboard, write_trackio
 
 
 def ticking():
@@ -112,6 +112,15 @@ def test_resumed_takes_back_what_came_before_it_about_later_steps(tmp_path):
     assert [(e["step"], e["life"]) for e in events if e["event"] == "episode"] == [(100, 1), (200, 1), (300, 2), (400, 3)]
     assert [e["step"] for e in events if e["event"] == "resumed"] == [200, 300]
     assert [e["step"] for e in events if e["event"] == "baseline"] == [900]  # another run's result is not taken back
+
+
+def test_a_reward_model_apart_tells_its_part_of_the_run(tmp_path):
+    run = small_run(tmp_path / "run")
+    assert read_run(run) == read_events(run / "events.jsonl")
+    with EventLog(run / "models" / "events.jsonl", lambda: 1_700_000_002.5) as log:
+        log.append("session", 90, seed=3, labels=10)
+    told = read_run(run)
+    assert len(told) == len(read_events(run / "events.jsonl")) + 1 and told[2]["event"] == "session"
 
 
 def test_scalars_are_the_numbers_and_nothing_else():

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tutelage.experience.files import sync
 from tutelage.experience.replay import Replay
 from tutelage.experience.rollout import Anchor
 from tutelage.experience.trajectory import Segments
@@ -123,11 +124,7 @@ class SegmentArchive:
     def sync(self) -> None:
         """Return only when every segment put so far is on the disk; a checkpoint that names segments calls this first."""
         for path in [*self._unsynced, *([self.directory] if self._unsynced else [])]:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(path)
         self._unsynced.clear()
 
     def get(self, name: str) -> StoredSegment:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from tutelage.experience.files import sync, write_synced, write_whole
 from tutelage.experience.trees import pack, unpack
 
 FORMAT = 1
@@ -74,7 +75,7 @@ class Checkpoints:
         partial = self.directory / f"{LEFTOVER}{step:09d}-{os.getpid()}"
         for directory in (self.directory, self.replay_directory):
             directory.mkdir(parents=True, exist_ok=True)
-        _sync_directory(self.directory.parent)
+        sync(self.directory.parent)
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
@@ -82,7 +83,7 @@ class Checkpoints:
             tensors, text = pack(state)
             files = dict(zip(FILES, (save(tensors), text.encode()), strict=True))
             for name, content in files.items():
-                _write(partial / name, content)
+                write_synced(partial / name, content)
             manifest = {
                 "format": FORMAT,
                 "step": step,
@@ -90,11 +91,11 @@ class Checkpoints:
                 "replay": chunks,
                 "slots_per_chunk": SLOTS_PER_CHUNK,
             }
-            _write(partial / "manifest.json", json.dumps(manifest | {"digest": _digest_of_manifest(manifest)}, indent=1).encode())
-            _sync_directory(partial)
+            write_synced(partial / "manifest.json", json.dumps(manifest | {"digest": _digest_of_manifest(manifest)}, indent=1).encode())
+            sync(partial)
             final = self._free_name(step)
             os.rename(partial, final)
-            _sync_directory(self.directory)
+            sync(self.directory)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             self._forget_chunks()  # on a full disk the space is needed
@@ -119,7 +120,7 @@ class Checkpoints:
             if not growing:
                 self._chunk_names[number] = row_name
             names.append([row_name, self._save_chunk(rewards)])
-        _sync_directory(self.replay_directory)
+        sync(self.replay_directory)
         return names
 
     def _save_chunk(self, tensors: dict[str, Tensor]) -> str:
@@ -256,27 +257,3 @@ def _digest(content: bytes) -> str:
 def _digest_of_manifest(manifest: dict[str, Any]) -> str:
     """Of everything in it but the digest itself: a manifest has no other witness."""
     return _digest(json.dumps(manifest, sort_keys=True).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_whole(path: Path, content: bytes, partial: Path) -> None:
-    """A file that appears with all of its bytes on the disk, or not at all; partial: its name until then, in the same folder."""
-    try:
-        _write(partial, content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

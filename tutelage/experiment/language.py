@@ -23,9 +23,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.evaluate.text import answer
+from tutelage.experience.files import write_whole
 from tutelage.experience.text import Encoded, TextError, encoded, pad_right
 from tutelage.experience.text_rows import Words
-from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
+from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
 from tutelage.experiment.config import STAGES, TextRunConfig, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog, read_events

@@ -101,6 +101,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+def read_run(run: Path) -> list[dict[str, Any]]:
+    """All events of a run directory: those of a reward model that learns in a process of its own too. Raises LogError as `read_events`."""
+    events, apart = read_events(run / EVENTS), run / "models" / EVENTS
+    return sorted([*events, *read_events(apart)], key=lambda event: event["time"]) if apart.exists() else events
+
+
 def scalars(event: dict[str, Any]) -> dict[str, float]:
     """The event's numbers under the names that trackers show: `update/loss/critic`, `evaluation/mean`, `baseline/sac`."""
     kind = event["event"]
@@ -125,7 +131,7 @@ def write_tensorboard(run: Path, out: Path) -> list[Path]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise LogError(f"writing TensorBoard logs needs the package tensorboard (pip install 'tutelage[tracking]'): {error}") from error
-    events = read_events(run / EVENTS)
+    events = read_run(run)
     if next(out.glob("**/*.tfevents.*"), None):
         raise LogError(f"{out} already holds TensorBoard logs; give an empty directory, or remove that one first")
     folders: list[Path] = []
@@ -152,7 +158,7 @@ def write_trackio(run: Path, project: str = "tutelage") -> list[str]:
         import trackio
     except ImportError as error:
         raise LogError(f"writing to trackio needs the package trackio (pip install 'tutelage[tracking]'): {error}") from error
-    events = read_events(run / EVENTS)
+    events = read_run(run)
     config = next((e.get("config", {}) for e in events if e["event"] == "start"), {})
     group = run.resolve().name
     seeds = sorted({e["seed"] for e in events if "seed" in e}) or [None]

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tutelage.evaluate.grid_pictures import check_map, show_sweep
-from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, write_whole
+from tutelage.experience.files import write_whole
+from tutelage.experiment.checkpoint import CheckpointError, Checkpoints
 from tutelage.experiment.config import PLANNERS, PlanConfig, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog

@@ -18,9 +18,10 @@ from torch import Tensor
 from tutelage.evaluate.clips import ClipError, encode, record_episode
 from tutelage.evaluate.episodes import evaluate_members
 from tutelage.evaluate.policy import MemberPolicy, StackedPolicy
+from tutelage.experience.files import write_whole
 from tutelage.experience.rollout import Rollout
 from tutelage.experience.segments import SegmentArchive
-from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded, write_whole
+from tutelage.experiment.checkpoint import CheckpointError, Checkpoints, Loaded
 from tutelage.experiment.config import ALGORITHMS, ConfigError, Configuration, PlanConfig, RunConfig, TextRunConfig, from_json, to_json
 from tutelage.experiment.fingerprint import fingerprint
 from tutelage.experiment.log import EVENTS, EventLog, read_events

@@ -9,7 +9,7 @@ import numpy as np
 
 from tutelage.evaluate.comparison import Result
 from tutelage.experiment.charts import Points
-from tutelage.experiment.log import EVENTS, LogError, read_events
+from tutelage.experiment.log import LogError, read_run
 
 SHOWN_EPISODES = 200
 """Per seed in a line; beyond that neighbors are averaged."""
@@ -22,7 +22,7 @@ def final_results(run: Path) -> list[Result]:
 
     The score is None for a seed that has a frozen member, or whose last evaluation is older than that of the others.
     """
-    log = Log(run.resolve().name, read_events(run / EVENTS))
+    log = Log(run.resolve().name, read_run(run))
     task = log.game if log.lesson is None else f"{log.game}/{log.lesson}"  # as in result rows: other rewards, other scores
     last = {seed: log.last("evaluation", seed, policy="learned") for seed in log.seeds}
     steps = max((event["step"] for event in last.values() if event), default=0)
@@ -150,10 +150,10 @@ class Story:
     def read(run: Path, beside: Sequence[Path] = ()) -> "Story":
         """The story of a run directory. Raises LogError for a log that cannot be read and for runs that cannot stand side by side."""
         run = run.resolve()
-        log = Log(run.name, read_events(run / EVENTS))
+        log = Log(run.name, read_run(run))
         found: list[tuple[str, bool, dict[int, float], dict[int, Points]]] = []
         for folder in beside:
-            other = Log(folder.resolve().name, read_events(folder / EVENTS))
+            other = Log(folder.resolve().name, read_run(folder))
             if (other.game, other.lesson) != (log.game, log.lesson):
                 raise LogError(
                     f"{folder} is a run of {other.game} judged by {other.lesson or 'its own reward'}, beside one of {log.game} judged by "

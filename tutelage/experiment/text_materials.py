@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tutelage.experience.files import write_whole
 from tutelage.experience.preflight import ModelFacts, preflight
 from tutelage.experience.text import Encoded, TextBatch, pad_left
 from tutelage.experience.text_data import TextData, load_text
@@ -34,7 +35,6 @@ from tutelage.experience.text_rows import (
     texts_of,
 )
 from tutelage.experience.tokenizers import train_bpe, word_tokenizer
-from tutelage.experiment.checkpoint import write_whole
 from tutelage.experiment.config import STAGES, ConfigError, TextRunConfig
 from tutelage.experiment.log import EVENTS, read_events
 from tutelage.experiment.randomness import generator

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.experience.files import write_whole
 from tutelage.experiment import text_charts
 from tutelage.experiment.charts import Dots, inline, number
 from tutelage.experiment.charts import strip as dots_by_method
-from tutelage.experiment.checkpoint import write_whole
 from tutelage.experiment.document import document
 from tutelage.experiment.text_charts import Marks, Spread
 

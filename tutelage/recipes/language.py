@@ -30,8 +30,8 @@ from tutelage.equations.rankings import ordered_pairs
 from tutelage.evaluate.reward_reports import JudgedPairs, reward_report
 from tutelage.evaluate.text import Evaluation, best_of_n_curve, exact_frontier, excess
 from tutelage.evaluate.win_rates import outcomes, win_rate
+from tutelage.experience.files import write_whole
 from tutelage.experience.text import TextBatch, encoded, pad_right
-from tutelage.experiment.checkpoint import write_whole
 from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.experiment.text_materials import GoldReward
 from tutelage.experiment.text_page import write_page

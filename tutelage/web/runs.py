@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.experiment.config import ConfigError, RunConfig
-from tutelage.experiment.log import EVENTS, LogError, read_events
+from tutelage.experiment.log import EVENTS, LogError, read_run
 from tutelage.experiment.run import RunError, read_config
 
 
@@ -65,7 +65,7 @@ class Runs:
         try:
             size = log.stat().st_size
             if directory not in self._read or self._read[directory][0] != size:
-                self._read[directory] = size, _view(directory, read_config(directory), read_events(log))
+                self._read[directory] = size, _view(directory, read_config(directory), read_run(directory))
         except (OSError, RunError, LogError, ConfigError):
             return None
         return self._read[directory][1]

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from tutelage.experience.files import write_whole
 from tutelage.experience.segments import SegmentArchive, SegmentError, StoredSegment
 from tutelage.experience.trees import pack, unpack
 
@@ -32,8 +33,7 @@ class Meeting:
         self.models.mkdir(parents=True, exist_ok=True)
         file, partial = self.models / "groups.json", self.models / f".partial-groups-{os.getpid()}"
         if not file.exists():
-            partial.write_text(json.dumps(list(groups)))
-            partial.rename(file)
+            write_whole(file, json.dumps(list(groups)).encode(), partial)
         return json.loads(file.read_text())
 
     def offer(self, step: int, clips: Sequence[Sequence[StoredSegment]]) -> None:
@@ -77,12 +77,7 @@ class Meeting:
         """A reward model and whatever else its process needs to go on. The reward model's process does this."""
         self.models.mkdir(parents=True, exist_ok=True)
         tensors, text = pack(tree)
-        partial = self.models / f".partial-{os.getpid()}"
-        with partial.open("wb") as file:
-            file.write(save(tensors, {"tree": text}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self._model(number))
+        write_whole(self._model(number), save(tensors, {"tree": text}), self.models / f".partial-{os.getpid()}")
         for old in sorted(self.models.glob("model-*"))[: -self.models_kept]:
             old.unlink(missing_ok=True)
 
