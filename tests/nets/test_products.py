@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Generator
 
-from tutelage.nets.products import SMALLEST, ByOneDNN
+from tutelage.nets.products import LEAST_WORK, SMALLEST, ByOneDNN
 
 
 @pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
 def test_they_equal_those_of_torch(transposed: tuple[bool, bool]):
     g = Generator().manual_seed(0)
-    a, b = torch.randn(3, 64, 256, generator=g), torch.randn(3, 256, 48, generator=g)
+    a, b = torch.randn(3, 256, 256, generator=g), torch.randn(3, 256, 48, generator=g)
+    assert LEAST_WORK <= 256 * 256 * 48
     a, b = (x.mT.contiguous().mT if turned else x for x, turned in zip((a, b), transposed, strict=True))
     compiled = torch.compile(torch.bmm, fullgraph=True, dynamic=False, options={"post_grad_custom_post_pass": ByOneDNN()})
     ours = compiled(a, b)
@@ -35,9 +36,16 @@ def test_only_large_products_in_single_precision_are_replaced():
     options = {"post_grad_custom_post_pass": Counted(), "fx_graph_cache": False}
     compiled = torch.compile(both, fullgraph=True, dynamic=False, options=options)
     g = Generator().manual_seed(0)
-    for width, dtype in ((SMALLEST, torch.float32), (SMALLEST - 1, torch.float32), (SMALLEST, torch.float64)):
+    rows = LEAST_WORK // (128 * SMALLEST) + 1
+    large = (rows, SMALLEST, torch.float32)
+    for N, width, dtype in (
+        large,
+        (rows, SMALLEST - 1, torch.float32),
+        (rows, SMALLEST, torch.float64),
+        (rows - 1, SMALLEST, torch.float32),
+    ):
         found: list[tuple[int, int]] = []
-        bias, a, b = (torch.randn(2, n, m, generator=g, dtype=dtype) for n, m in ((1, width), (48, 40), (40, width)))
+        bias, a, b = (torch.randn(2, n, m, generator=g, dtype=dtype) for n, m in ((1, width), (N, 128), (128, width)))
         for one, other in zip(compiled(bias, a, b), both(bias, a, b), strict=True):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
-        assert found == [(2, 0) if (width, dtype) == (SMALLEST, torch.float32) else (0, 2)]
+        assert found == [(2, 0) if (N, width, dtype) == large else (0, 2)]
