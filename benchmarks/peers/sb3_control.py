@@ -4,7 +4,8 @@ python benchmarks/peers/sb3_control.py --recipe pebble_control --task dm:walker-
 python benchmarks/peers/sb3_control.py --recipe deep_control --task gym:Hopper-v5 --method td3 --seed 0
 
 Same worlds through the same adapters, same nets, batches, rates and steps; SB3 keeps its own replay, its own update order and its
-own handling of everything else. A seed whose row is there already is not trained again.
+own handling of everything else. With one gradient step at a time SB3's targets follow at every step, whatever interval they are given,
+and its temperature learns at the rate of the nets. A seed whose row is there already is not trained again.
 """
 
 import argparse
