@@ -102,8 +102,8 @@ def configuration(recipe: Recipe) -> RunConfig:
     whole = recipe.scale == 1.0
     steps, labels = round(steps * recipe.scale), max(round(labels * recipe.scale), SESSIONS)
     learner = sac.Config(
-        hidden=(256, 256) if whole else (32, 32), batch_size=256 if whole else 32, learning_rate=3e-4, temperature_learning_rate=1e-4,
-        initial_temperature=0.1, target_every=2, random_steps=max(round(1_000 * recipe.scale), 60),
+        hidden=(256, 256) if whole else (32, 32), batch_size=256 if whole else 32, initial_temperature=0.1,
+        random_steps=max(round(1_000 * recipe.scale), 60),
     )  # fmt: skip
     model = learned.Config(standardize_inputs=True, rater_error=recipe.errors)
     students = pebble.Config(
