@@ -22,7 +22,10 @@ def blocks(language: str) -> list[str]:
 
 def test_every_number_is_rendered_from_the_results() -> None:
     assert render(README) == README, "run: python -m tutelage.recipes.tables README.md"
-    assert {found[1] for found in MARK.findall(README)} == {name for name in TABLES if (RESULTS / f"{name}.jsonl").exists()}
+    shown = {found[1] for found in MARK.findall(README)}
+    for page in (Path(__file__).parents[1] / "docs").glob("*.md"):
+        shown |= set(re.findall(r"```\{results\} (\w+)", page.read_text()))
+    assert shown == {name for name in TABLES if (RESULTS / f"{name}.jsonl").exists()}
     assert {path.stem for path in RESULTS.glob("*.jsonl")} <= set(TABLES)
 
 

@@ -103,6 +103,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "language": text_scores,
     "real_data": text_scores,
     "speed": plain,
+    "profiles": plain,
     "language_speed": plain,
     "reliability": counts,
 }
