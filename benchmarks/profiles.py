@@ -67,13 +67,11 @@ def shares(measure: str) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and with --row append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "measures", nargs="*", choices=LOOPS, default=LOOPS, metavar="MEASURE", help=f"of {', '.join(LOOPS)} (default: all)"
-    )
+    parser.add_argument("measures", nargs="*", choices=LOOPS, metavar="MEASURE", help=f"of {', '.join(LOOPS)} (default: all)")
     parser.add_argument("--row", action="store_true", help="append the result to benchmarks/results/profiles.jsonl")
     given = parser.parse_args()
     watched(GymnasiumGame)
-    for measure in given.measures:
+    for measure in given.measures or LOOPS:
         row = shares(measure)
         print(json.dumps(row))
         if given.row:
