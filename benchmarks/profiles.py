@@ -1,4 +1,4 @@
-"""Where the time goes that matrix products do not take: `python benchmarks/profiles.py [MEASURE ...] [--row]`, about a minute each.
+"""Where the time goes that matrix products do not take: `python benchmarks/profiles.py [--only sac ppo] [--row]`, about a minute each.
 
 The whole loops of run.py, eager, on one thread, under torch's profiler: the share of the wall clock in matrix products (forward and
 backward), in torch's other operations, in the game, and what is left: Python, of ours and of torch. The profiler itself slows small
@@ -67,11 +67,11 @@ def shares(measure: str) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and with --row append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measures", nargs="*", choices=LOOPS, metavar="MEASURE", help=f"of {', '.join(LOOPS)} (default: all)")
+    parser.add_argument("--only", nargs="+", choices=LOOPS, default=LOOPS, metavar="MEASURE", help=f"{', '.join(LOOPS)}; default: all")
     parser.add_argument("--row", action="store_true", help="append the result to benchmarks/results/profiles.jsonl")
     given = parser.parse_args()
     watched(GymnasiumGame)
-    for measure in given.measures or LOOPS:
+    for measure in given.only:
         row = shares(measure)
         print(json.dumps(row))
         if given.row:
