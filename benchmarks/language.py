@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from language_work import BATCH, LENGTH, SAMPLES
+from measures import append
 from rich.console import Console
 from rich.table import Table
 from run import Row, Worker, build
@@ -100,8 +101,7 @@ def main() -> None:
     table = Table("measure", "library", "value", "unit", "ratio", "at least", "peak MB")
     for name in given.only:
         rows = measure(name, given.rounds, given.threads, given.device, console)
-        with given.results.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        append(given.results, rows)
         for row in rows:
             shown = "" if row["ratio"] is None else str(row["ratio"])
             table.add_row(

@@ -1,7 +1,11 @@
 """What run.py measures: kinds of work, who does them, and what is asked of ours."""
 
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 from flops import (
     EPOCH_FLOPS,
@@ -48,6 +52,12 @@ SCRIPTS = {  # and, after a space, what it is told before the number of threads
     },
     **{(name, library): f"{library}_matd3.py {batch} {width}" for name, (batch, width) in NETS.items() for library in ("jax", "agilerl")},
 }
+
+
+def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a file of results."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from measures import MEASURES
+from measures import MEASURES, append
 from ours import WORK
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -75,8 +75,7 @@ def main() -> None:
         row = shares(measure)
         print(json.dumps(row))
         if given.row:
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(RESULTS, [row])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from measures import append
 
 from tutelage.experiment.fingerprint import commit
 from tutelage.feedback.query import Query
@@ -159,8 +160,7 @@ def main() -> None:
     row |= {"hardware": f"{len(cores)} cores", "commit": commit()}
     print(json.dumps(row, indent=1))
     if given.row:
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(RESULTS, [row])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from measures import FAMILIES, MATRIX, MEASURES, OURS, PEERS, SCRIPTS
+from measures import FAMILIES, MATRIX, MEASURES, OURS, PEERS, SCRIPTS, append
 from rich.console import Console
 from rich.table import Table
 
@@ -189,8 +189,7 @@ def main() -> None:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for name in (member for given in options.only for member in FAMILIES.get(given, [given])):
         rows = measure_help(options.rounds) if name == "help" else measure(name, options.rounds, options.threads, console)
-        with options.results.open("a") as file:
-            file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+        append(options.results, map(asdict, rows))
         table = Table("library", "variant", "value", "ratio", "threads", "share of limit", title=name)
         for row in rows:
             cells = (row.ratio, row.threads, row.share_of_limit)

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from measures import append
+
 from tutelage.experiment.apart import Companions
 from tutelage.experiment.config import RunConfig, to_json
 from tutelage.experiment.fingerprint import commit
@@ -50,6 +52,12 @@ def answers(experiment: Experiment, run: Path) -> int:
         return sum(len(store.judgements(group)) for group in groups_of(experiment.config, run))
 
 
+def send(others: Companions, what: signal.Signals) -> None:
+    """A signal to rater and reward model."""
+    for process in others.processes.values():
+        os.kill(process.pid, what)
+
+
 def main() -> None:
     """Measure, print and with --row append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,14 +82,11 @@ def main() -> None:
             before, found = answers(experiment, run), {"alone": [], "slow rater": []}
             for turn in range(given.turns):
                 for kind in sorted(found, reverse=bool(turn % 2)):
-                    for process in others.processes.values():
-                        os.kill(process.pid, signal.SIGSTOP if kind == "alone" else signal.SIGCONT)
+                    send(others, signal.SIGSTOP if kind == "alone" else signal.SIGCONT)
                     found[kind].append(speed(experiment, given.seconds))
-            for process in others.processes.values():
-                os.kill(process.pid, signal.SIGCONT)
+            send(others, signal.SIGCONT)
             heard = answers(experiment, run) - before
-            for process in others.processes.values():
-                process.terminate()
+            send(others, signal.SIGTERM)
     alone, beside = (statistics.median(found[kind]) for kind in ("alone", "slow rater"))
     row = {"measure": "slow-rater", "library": "tutelage", "unit": "steps/s", "threads": 1, "hardware": f"{len(cores)} cores"}
     row |= {"commit": commit(), "answers": heard}
@@ -89,8 +94,7 @@ def main() -> None:
         told = row | {"variant": variant, "value": round(value, 1), "ratio": round(value / alone, 3)}
         print(json.dumps(told))
         if given.row:
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(told) + "\n")
+            append(RESULTS, [told])
 
 
 if __name__ == "__main__":

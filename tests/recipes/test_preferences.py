@@ -68,7 +68,7 @@ def test_runs_become_pictures_and_errors_of_their_critics(tmp_path: Path):
     runs, out = tmp_path / "runs", tmp_path / "images"
     for method in ("sac", "pebble-100"):
         preferences.main(preferences.Recipe("dm:walker-walk", method, scale=0.0005, out=runs), Console(quiet=True))
-    lines = preference_figures.curves(runs)
+    lines = preference_figures.runs_below(runs)
     assert {world: set(methods) for world, methods in lines.items()} == {"dm:walker-walk": {"sac", "pebble-100"}}
     given = preference_figures.Figures(runs, out, errors="dm:walker-walk", results=tmp_path / "errors.jsonl")
     preference_figures.main(given)

@@ -229,9 +229,8 @@ class Queue:
         own = sa.select(QUERIES.c.id).where(QUERIES.c.group == group)
         with self.store.transaction(write=True) as connection:
             gone = self.store.erase_within(connection, JUDGEMENTS.c.query.in_(own), self.clock())
-            asked = connection.execute(own.where(QUERIES.c.id.not_in(sa.select(WITHDRAWALS.c.query)))).scalars()
-            for query in list(asked):
-                connection.execute(sa.insert(WITHDRAWALS).values(query=query, withdrawn_at=self.clock()))
+            asked = own.where(QUERIES.c.id.not_in(sa.select(WITHDRAWALS.c.query))).add_columns(sa.literal(self.clock(), sa.Double))
+            connection.execute(sa.insert(WITHDRAWALS).from_select(["query", "withdrawn_at"], asked))
             for table in (WAITING, LEASES, REPEATS, GOLD):
                 connection.execute(sa.delete(table).where(table.c.query.in_(own)))
             connection.execute(sa.delete(PROJECTS).where(PROJECTS.c.group == group))

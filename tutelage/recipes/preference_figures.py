@@ -11,8 +11,8 @@ the mean of three tasks of DeepMind Control), and of Meta-Reward-Net (Liu et al.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -29,7 +29,7 @@ from tutelage.experiment.log import EVENTS, read_events
 from tutelage.experiment.run import Experiment, play, read_config
 from tutelage.games.nested import flatten_action, flatten_observation
 from tutelage.learn.deep.sac import SAC, twin_values
-from tutelage.recipes.rows import RESULTS, Row, append, number, read, seed_rows
+from tutelage.recipes.rows import RESULTS, Row, append, directory_of, number, read, seed_rows
 
 PUBLISHED: dict[str, dict[str, float]] = json.loads((Path(__file__).parent / "preferences_published.json").read_text())
 REFERENCES = ("sac", "ppo", "trpo", "a2c")
@@ -79,20 +79,24 @@ Curve = Mapping[int, Sequence[tuple[float, float]]]
 """Seed -> (steps of the game, mean return)."""
 
 
-def curves(runs: Path) -> dict[str, dict[str, Curve]]:
-    """World -> method -> what the evaluations of each run below a folder found."""
-    found: dict[str, dict[str, Curve]] = {}
-    for path in sorted(runs.glob(f"*/{EVENTS}")):
+def runs_below(folder: Path) -> dict[str, dict[str, Path]]:
+    """World, with its teacher's name where that is not the oracle -> method -> run directory, as the recipe names them."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.glob(f"*/{EVENTS}")):
         config, name = read_config(path.parent), path.parent.name
         world = config.game.partition("?")[0] + ("" if config.teacher == "oracle" else f"/{config.teacher}")
-        prefix = world.replace(":", "-").replace("/", "-")
-        by_seed: dict[int, dict[float, float]] = {}
-        for event in read_events(path):
-            if event["event"] == "evaluation" and event.get("policy") != "random":
-                by_seed.setdefault(event["seed"], {})[float(event["step"] * config.copies)] = event["mean"]  # the last is of most episodes
-        method = name[len(prefix) + 1 :].rpartition("-")[0] if name.lower().startswith(prefix.lower()) else name
-        found.setdefault(world, {})[method] = {seed: list(points.items()) for seed, points in by_seed.items()}
+        method = name[len(world) + 1 :].rpartition("-")[0] if name.lower().startswith(directory_of(world).lower()) else name
+        found.setdefault(world, {})[method] = path.parent
     return found
+
+
+def curve(run: Path) -> Curve:
+    """What the evaluations of a run found."""
+    copies, by_seed = read_config(run).copies, dict[int, dict[float, float]]()
+    for event in read_events(run / EVENTS):
+        if event["event"] == "evaluation":
+            by_seed.setdefault(event["seed"], {})[float(event["step"] * copies)] = event["mean"]  # the last is of most episodes
+    return {seed: list(points.items()) for seed, points in by_seed.items()}
 
 
 def picture(world: str, lines: Mapping[str, Curve], out: Path) -> Path:
@@ -138,18 +142,16 @@ def standardized_error(value: Float[Tensor, "R n"], target: Float[Tensor, "n"]) 
     return (unit(value) - unit(target)).square().mean(-1)
 
 
-def critic_of(experiment: Experiment) -> SAC:
-    """The SAC of a run: the learner itself, or what learns within it. Raises TypeError where there is none."""
+def critic_of(experiment: Experiment) -> SAC | None:
+    """The SAC of a run: the learner itself, or what learns within it. None: it has no critic of actions."""
     learner = getattr(experiment.learner, "sac", experiment.learner)
-    if not isinstance(learner, SAC):
-        raise TypeError(f"{experiment.out} has no critic of actions: it was made by {experiment.config.name}")
-    return learner
+    return learner if isinstance(learner, SAC) else None
 
 
 @torch.no_grad()
-def trajectories(experiment: Experiment) -> Trajectories:
-    """Ten noise-free episodes of a run's first seed, to the end of the shortest."""
-    learner, steps = critic_of(experiment), list[tuple[Tensor, Tensor, Tensor]]()
+def trajectories(experiment: Experiment, learner: SAC) -> Trajectories:
+    """Ten noise-free episodes of a run's first seed, to the end of the shortest. learner: of the run."""
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
     with closing(play(experiment.config, TRAJECTORIES)) as game:
         policy = MemberPolicy(experiment.learner, experiment.config.seeds, 0, game.observation_space, game.action_space)
         playing = Playing(policy, game, TRAJECTORY_SEED)
@@ -164,35 +166,39 @@ def trajectories(experiment: Experiment) -> Trajectories:
 
 
 @torch.no_grad()
-def q_errors(experiment: Experiment, played: Trajectories) -> list[float]:
+def q_errors(learner: SAC, played: Trajectories) -> list[float]:
     """Of each seed's smaller critic against the discounted true return, on the steps whose return lacks at most a hundredth."""
-    learner = critic_of(experiment)
     discount = learner.config.discount
     none = torch.zeros_like(played.reward)
     target = discounted_return(played.reward, none.bool(), discount, none)
     whole = max(len(target) - math.ceil(math.log(0.01) / math.log(discount)), 1)
-    pairs = (x[:whole].flatten(0, 1).expand(experiment.config.seeds, -1, -1) for x in (played.observation, played.action))
+    pairs = (x[:whole].flatten(0, 1).expand(len(learner.train.generators), -1, -1) for x in (played.observation, played.action))
     value = twin_values(learner.critic, learner.train.weights("critic"), *pairs).amin(1)
     return standardized_error(value, target[:whole].flatten()).tolist()
 
 
 def error_rows(runs: Path, world: str) -> list[Row]:
     """A row for each seed of each finished run of a world that has critics, on trajectories of its SAC; none where that is not there."""
-    prefix = world.replace(":", "-").replace("/", "-")
-    reference = next(iter(sorted(runs.glob(f"{prefix}-sac-*"))), None)
-    if reference is None:
-        return []
-    with Experiment(read_config(reference), reference) as experiment:
-        experiment.restore()
-        played = trajectories(experiment)
-    rows: list[Row] = []
-    for run in sorted(runs.glob(f"{prefix}-*")):
-        with Experiment(read_config(run), run) as experiment:
-            experiment.restore()
-            if experiment.finished and isinstance(getattr(experiment.learner, "sac", experiment.learner), SAC):
-                method = run.name[len(prefix) + 1 :].rpartition("-")[0]
-                rows += seed_rows(experiment, f"{world}/q-error", method, q_errors(experiment, played))
+    methods, rows = runs_below(runs).get(world, {}), list[Row]()
+    if "sac" not in methods:
+        return rows
+    with _restored(methods["sac"]) as experiment:
+        assert isinstance(experiment.learner, SAC)
+        played = trajectories(experiment, experiment.learner)
+    for method, run in sorted(methods.items()):
+        with _restored(run) as experiment:
+            learner = critic_of(experiment)
+            if learner is not None and experiment.finished:
+                rows += seed_rows(experiment, f"{world}/q-error", method, q_errors(learner, played))
     return rows
+
+
+@contextmanager
+def _restored(run: Path) -> Iterator[Experiment]:
+    """A run at its newest checkpoint."""
+    with Experiment(read_config(run), run) as experiment:
+        experiment.restore()
+        yield experiment
 
 
 @dataclass(frozen=True)
@@ -211,8 +217,8 @@ class Figures:
 
 def main(given: Figures) -> None:
     """A picture for each world of which runs are there."""
-    for world, lines in curves(given.runs).items():
-        print(picture(world, lines, given.out))
+    for world, methods in runs_below(given.runs).items():
+        print(picture(world, {method: curve(run) for method, run in methods.items()}, given.out))
     if given.errors is not None:
         append(given.results, error_rows(given.runs, given.errors))
 

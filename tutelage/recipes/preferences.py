@@ -29,8 +29,8 @@ from tutelage.learn.preference.rime import Config as RimeConfig
 from tutelage.learn.preference.student import Config as StudentConfig
 from tutelage.learn.preference.surf import Config as SurfConfig
 from tutelage.recipes.deep_control import CLEANRL_PPO
-from tutelage.recipes.preferences_long import LONG, Entry, Table, ablated
-from tutelage.recipes.rows import RESULTS, add_rows, lines
+from tutelage.recipes.preferences_long import EPISODE_FRAMES, LONG, Entry, Table, ablated
+from tutelage.recipes.rows import RESULTS, add_rows, directory_of, lines
 from tutelage.rewards import learned
 
 TAUGHT_STEPS, COPIES = 500_000, 4
@@ -140,9 +140,9 @@ def configuration(recipe: Recipe, task: str, method: str) -> RunConfig:
     entry, whole = (LONG if recipe.long else TABLE)[task, method], recipe.scale == 1.0
     copies = entry.copies if whole else min(entry.copies, 4)
     steps = max(round(entry.steps * recipe.scale) // copies, 100)
-    game = entry.game if whole else entry.game.replace("max_frames=18000", "max_frames=400")
+    game = f"{entry.game}&max_frames={EPISODE_FRAMES if whole else 400}" if entry.game else task.partition("/")[0]
     return RunConfig(
-        algorithm=entry.algorithm if whole else _shrunk(entry.algorithm, recipe.scale), game=game or task.partition("/")[0],
+        algorithm=entry.algorithm if whole else _shrunk(entry.algorithm, recipe.scale), game=game,
         steps=steps, seed=recipe.seed, seeds=entry.seeds, copies=copies, threads=recipe.threads, teacher=entry.teacher,
         evaluate_every=max(steps // 6, 1) if whole else steps, evaluation_episodes=5 if whole else 1, checkpoint_every=max(steps // 15, 1),
         log_every=max(steps // 300, 1), clips=3 if whole else 0,
@@ -154,8 +154,7 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
     for task, method in lines(LONG if recipe.long else TABLE, recipe.task, recipe.method):
         config = configuration(recipe, task, method)
         results = recipe.results or (RESULTS / "preferences.jsonl" if recipe.scale == 1.0 else None)
-        name = task.replace(":", "-").replace("/", "-")
-        out = recipe.out / f"{name}-{method}-{'long-' if recipe.long else ''}{config.seed}"
+        out = recipe.out / f"{directory_of(task)}-{method}-{'long-' if recipe.long else ''}{config.seed}"
         label = f"{task}/full" if recipe.long else task
         add_rows(config, out, label, method, results, 100 if recipe.scale == 1.0 else 2, console or Console())
 

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     seeds: int
     teacher: str = "oracle"
     game: str = ""
-    """Address of the game, where it is not the task's name."""
+    """Address of the Atari game, without the length of an episode; empty: the task's name is the game's."""
 
 
 Table = dict[tuple[str, str], Entry]
@@ -53,8 +53,8 @@ def ablated(whole: christiano.Config) -> dict[str, christiano.Config]:
 
 MUJOCO_STEPS, MUJOCO_COPIES = 5_000_000, 8
 ATARI_STEPS, ATARI_COPIES = 12_500_000, 16  # 50 million frames, four to a step
-ATARI_GAMES = {rom: f"{address}&max_frames=18000" for rom, address in ATARI.items()}
-"""Without ends; an episode that is judged is five minutes of play. The reference plays them too, so that scores can be compared."""
+EPISODE_FRAMES = 18_000
+"""Of an Atari game, which has no end here: an episode that is judged is five minutes of play, the reference's too."""
 ATARI_A2C = a2c.Config(hidden=(512,), activation="relu", shared=True, temperature=0.01, anneal=True)
 
 
@@ -75,11 +75,11 @@ def _christiano() -> Table:
     table: Table = {}
     for task in CLIP_STEPS:
         world = f"christiano:{task}"
-        table[world, "trpo"] = Entry(_mujoco(task, 1).trpo, MUJOCO_STEPS, MUJOCO_COPIES, 5)
+        table[world, "trpo"] = Entry(christiano.Config().trpo, MUJOCO_STEPS, MUJOCO_COPIES, 5)
         lines = {f"christiano-{labels}": _mujoco(task, labels) for labels in (350, 700, 1400)}
         lines |= {f"christiano-700-{name}": config for name, config in ablated(_mujoco(task, 700)).items()}
         table |= {(world, name): Entry(config, MUJOCO_STEPS, MUJOCO_COPIES, 5) for name, config in lines.items()}
-    for rom, game in ATARI_GAMES.items():
+    for rom, game in ATARI.items():
         world = f"atari:{rom}"
         table[world, "a2c"] = Entry(ATARI_A2C, ATARI_STEPS, ATARI_COPIES, 3, game=game)
         lines = {f"christiano-{labels}": _atari(labels) for labels in (3300, 5500, 10000)}

@@ -82,6 +82,11 @@ def read(path: Path) -> list[Row]:
     return [Row(**json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
 
 
+def directory_of(task: str) -> str:
+    """A task as part of a directory's name."""
+    return task.replace(":", "-").replace("/", "-")
+
+
 def number(score: float) -> str:
     """Whole where its decimals would say nothing."""
     return f"{score:.0f}" if abs(score) >= 10.0 else f"{score:.2f}"

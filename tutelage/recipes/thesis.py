@@ -170,7 +170,7 @@ def curves(runs: Path, task: str) -> dict[str, list[tuple[float, float]]]:
         for path in sorted(runs.glob(f"{task}-{method}-*".replace("/", "-"))):
             by_step: dict[int, list[float]] = {}
             for event in read_events(path / EVENTS):
-                if event["event"] == "evaluation" and event.get("policy") != "random":
+                if event["event"] == "evaluation":
                     by_step.setdefault(event["step"], []).append(team_return(task, event["mean"]))
             found[method] = [(step * COPIES / 1000, mean(values)) for step, values in sorted(by_step.items())]
     return found
