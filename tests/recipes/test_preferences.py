@@ -64,6 +64,18 @@ def test_the_papers_own_tables_run_small(task: str, method: str, tmp_path: Path)
     assert any(event["event"] == "session" for event in read_events(out / "events.jsonl"))
 
 
+def test_compiled_lines_compile_the_learner_that_is_taught_and_nothing_else():
+    def of(method: str, task: str = "christiano:reacher", **changes: Any) -> Any:
+        return preferences.configuration(preferences.Recipe(**changes), task, method).algorithm
+
+    for method, task, name in (("christiano-700", "christiano:reacher", "ppo"), ("meta-reward-net-100", "dm:walker-walk", "sac")):
+        plain, compiled = of(method, task), of(method, task, compile=True)
+        assert compiled == dataclasses.replace(plain, **{name: dataclasses.replace(getattr(plain, name), compile=True)}) != plain
+    assert of("ppo", compile=True) == dataclasses.replace(of("ppo"), compile=True)
+    with pytest.raises(ConfigError, match="--compile was given, and tutelage.learn.deep.trpo has no update"):
+        of("trpo", "christiano:hopper", compile=True, long=True)
+
+
 def test_runs_become_pictures_and_errors_of_their_critics(tmp_path: Path):
     runs, out = tmp_path / "runs", tmp_path / "images"
     for method in ("sac", "pebble-100"):

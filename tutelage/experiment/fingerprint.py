@@ -14,13 +14,18 @@ PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control")
 
 
 def commit() -> str:
-    """The short hash of the checkout that this package runs from, "-dirty" appended, or "" outside one."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+    """The short hash of the checkout that this package runs from, or "" outside one. "-dirty" is appended where tracked files differ.
+
+    Results do not count: the row that a benchmark has just appended changes nothing for the next one.
+    """
+    here = ["git", "-C", str(Path(__file__).parent)]
+    code = [":/", ":(top,exclude)benchmarks/results"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        named = subprocess.run([*here, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        same = subprocess.run([*here, "diff", "--quiet", "HEAD", "--", *code], capture_output=True, timeout=10).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return ""
+    return named.stdout.strip() + ("" if same else "-dirty")
 
 
 def hardware(device: str = "cpu") -> str:
