@@ -79,6 +79,8 @@ def test_the_commands_of_every_page_have_options_that_exist(page: Path) -> None:
     for kind, text in blocks_of(page):
         for line in text.splitlines() if kind == "bash" else []:
             words = shlex.split(line, comments=True)
+            if words[0] == "torchrun":
+                words = words[words.index("-m") + 1 :]
             assert words[0] == "tutelage" and words[1] in cli.VERBS, line
             if words[1] == "train":
                 if words[2] in STAGES:

@@ -25,7 +25,7 @@ from tutelage.experiment.run import RunError
 from tutelage.experiment.text_materials import encode_prompts, encode_texts, model_address, open_rewards, open_score_models, split
 from tutelage.experiment.text_policy import evaluate_text_run, generate
 from tutelage.games.text_worlds import text_world
-from tutelage.learn.language import dpo, kto, ppo_lm, reward_model, sft
+from tutelage.learn.language import dpo, kto, ppo_lm, reward_model, rounds, sft
 from tutelage.learn.language.writing import Sampling
 
 TINY = "gpt2?layers=1&width=16&heads=2&context=32"
@@ -271,10 +271,10 @@ def test_settings_out_of_range_are_a_sentence_wherever_they_stand(monkeypatch, c
         from_json(values)
 
 
-def test_stages_that_cannot_share_say_so(monkeypatch, words: str, tmp_path: Path):
+def test_a_stage_that_cannot_share_says_so(monkeypatch, words: str, tmp_path: Path):
     monkeypatch.setattr(language, "ranks", lambda: 2)
-    with pytest.raises(RunError, match="kto was started in 2 processes, which sft, reward-model and dpo know how to share"):
-        TextExperiment(TextRunConfig(kto.Config(), TINY, WORLD, tokenizer=words, rows=8), tmp_path / "run")
+    with pytest.raises(RunError, match="rounds was started in 2 processes and works in one: its nets learn one after the other"):
+        TextExperiment(TextRunConfig(rounds.Config(), TINY, WORLD, tokenizer=words, rows=8), tmp_path / "run")
 
 
 # --- asking and judging ------------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class TextBatch:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: slice | Int[Tensor, "N"]) -> "TextBatch":
+    def __getitem__(self, rows: slice | Sequence[int] | Int[Tensor, "N"]) -> "TextBatch":
         """Some of the rows, as wide as before."""
         return TextBatch(self.tokens[rows], self.attention[rows], self.response[rows])
 

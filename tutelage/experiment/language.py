@@ -54,7 +54,7 @@ from tutelage.learn.language.dpo import DPO, FREE
 from tutelage.learn.language.reference import digests, refuse_changes, text_logp, weights_digest
 from tutelage.learn.language.reward_model import Ranking, RewardModel
 from tutelage.nets.language import SCORE_FILE, LanguageModel, ScoreModel
-from tutelage.nets.ranks import averaged, rank, ranks, shard, whole
+from tutelage.nets.ranks import averaged, rank, ranks, whole
 
 REFERENCE = "reference.safetensors"
 SHOWN_PROMPTS, SHOWN_TOKENS = 6, 64
@@ -99,13 +99,11 @@ class TextExperiment:
 
     def _make_learner(self) -> Any:
         config, materials, draw = self.config, self.materials, generator(self.config.seed, "learner")
-        if ranks() > 1 and config.name not in ("sft", "reward-model", "dpo"):
-            raise RunError(f"{config.name} was started in {ranks()} processes, which sft, reward-model and dpo know how to share")
+        if ranks() > 1 and config.name == "rounds":
+            raise RunError(f"rounds was started in {ranks()} processes and works in one: its nets learn one after the other; drop torchrun")
         algorithm, needs = config.algorithm, self.stage.learns_from
         if needs == "prompts":
             return self._make_writer(draw)
-        if self.stage.learns_from != "rankings":
-            shard(materials.model)
         own, held = encode_texts(materials.encoder, materials.rows), encode_texts(materials.encoder, materials.held_out, held_out=True)
         self.tell(own.told())
         self.tell(held.told(), "held out")
@@ -116,8 +114,6 @@ class TextExperiment:
             own_rows, self.held_out = _as_rankings(own), _as_rankings(held)
             world = config.data.startswith(WORLD)
             models = [self._fresh_score_model(i) for i in range(algorithm.members)]
-            for model in models:
-                shard(model)
             self.demonstrations = self._open_texts("demonstrations", config.demonstrations or (config.data if world else None))
             return self.stage.learner(algorithm, models, own_rows, draw)
         reference = self._open_reference()

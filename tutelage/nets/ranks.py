@@ -66,8 +66,11 @@ def ranks() -> int:
 
 
 def shard(net: nn.Module) -> None:
-    """Cut the weights of a LanguageModel or ScoreModel up, layer by layer, in place. Does nothing where there is one rank."""
-    if ranks() == 1:
+    """Cut the weights of a LanguageModel or ScoreModel up, layer by layer, in place. Does nothing where there is one rank.
+
+    Whoever learns calls it before its optimizer looks at the weights and after it has taken its copies: what is cut up cannot be copied.
+    """
+    if ranks() == 1 or isinstance(net, FSDPModule):
         return
     if getattr(net, "adapted", None) is not None:
         raise ValueError("a model with adapters was to be cut up over processes; adapters learn in one process, or without them in many")
@@ -86,6 +89,21 @@ def shard(net: nn.Module) -> None:
             register_fsdp_forward_method(net, name)
 
 
+@contextmanager
+def gathered(net: nn.Module) -> Iterator[None]:
+    """Every rank has whole weights inside, so that each may go through the net as often as it likes, as in writing texts of its own."""
+    parts = [part for part in net.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+
+
 def share(rows: Sequence[Row]) -> Sequence[Row]:
     """Every how-many-th row, from this rank's number on; none where a batch has fewer rows than there are ranks."""
     return rows[rank() :: ranks()]
@@ -99,6 +117,15 @@ def total(number: float) -> float:
     summed = torch.tensor(number, dtype=torch.float64, device=place)
     distributed.all_reduce(summed)
     return float(summed)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, entry by entry. What each rank fills in at its own places, and leaves 0 elsewhere, comes together so."""
+    if ranks() == 1:
+        return tensor
+    both = tensor.to(torch.int8) if tensor.dtype == torch.bool else tensor.clone()
+    distributed.all_reduce(both)
+    return both.to(tensor.dtype)
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -38,7 +38,7 @@ def sample(
     attention: Bool[Tensor, "N P"],
     max_new_tokens: int,
     eos: int,
-    generator: Generator,
+    generator: Generator | Float[Tensor, "max_new B"],
     temperature: float = 1.0,
     greedy: bool = False,
     top_k: int = 0,
@@ -48,7 +48,8 @@ def sample(
 ) -> Sampled:
     """Draw answers until EOS or max_new_tokens. The model should be in the mode that it is scored in; dropout would make it another.
 
-    attention: true on the prompts' real tokens, which end each row. greedy: the most probable token, and nothing is drawn.
+    attention: true on the prompts' real tokens, which end each row. generator: of one number per step and text, which decides what is
+    drawn; or these numbers themselves, uniform in double precision. greedy: the most probable token, and nothing is drawn.
     top_k (0: off), top_p (1: off) and min_new_tokens bend the distribution away from the one that is reported, which earns a warning.
     Raises ModelError where a prompt is empty or not padded left, or does not leave room for an answer.
     """
@@ -79,8 +80,8 @@ def sample(
             logits = logits / temperature
         filtered = _filtered(logits, top_k, top_p, eos if t - width < min_new_tokens else None)
         # One number per text, also for those that ended: what is drawn does not depend on who else is still there.
-        uniform = None if greedy else torch.rand(texts, generator=generator, device=generator.device, dtype=torch.float64)
-        drawn = filtered.argmax(-1) if uniform is None else _draw(filtered, uniform.to(prompts.device)[alive])
+        uniform = None if greedy else _uniform(generator, t - width, texts).to(prompts.device)
+        drawn = filtered.argmax(-1) if uniform is None else _draw(filtered, uniform[alive])
         tokens[alive, t], real[alive, t] = drawn, True
         logp[alive, t] = logits.gather(1, drawn[:, None]).squeeze(1) - logits.logsumexp(-1)
         ends = drawn == eos
@@ -111,6 +112,12 @@ def _filtered(logits: Tensor, top_k: int, top_p: float, forbidden: int | None) -
         outside = ordered.cumsum(-1) - ordered >= top_p  # the smallest set whose probability reaches top_p stays
         logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
     return logits
+
+
+def _uniform(generator: Generator | Tensor, step: int, texts: int) -> Float[Tensor, "B"]:
+    if isinstance(generator, Tensor):
+        return generator[step]
+    return torch.rand(texts, generator=generator, device=generator.device, dtype=torch.float64)
 
 
 def _draw(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -20,11 +20,12 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from tutelage.equations.optimization_pressure import best_of_n_kl
-from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, spawned
+from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, shared, spawned
 from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.sft import sft_loss
 from tutelage.learn.language.writing import Asked, Sampling, Writer
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import ranks, shard
 from tutelage.rewards.text import TextReward
 
 
@@ -69,6 +70,7 @@ class BestOfN:
         self.config, self.policy = config, policy
         self.writer = Writer(config.sampling, policy, reference, reward, prompts, eos, generator)
         self.shuffle = spawned(generator)
+        shard(policy)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.iterations
 
@@ -81,12 +83,12 @@ class BestOfN:
         for number, rows in enumerate(batches):
             chosen = written.text[best[rows.to(best.device)]]
             tokens, loss = int(chosen.response.sum()), 0.0
-            for part in torch.arange(len(chosen)).split(self.config.microbatch or len(chosen)):
-                own = chosen[part]
+            for part, weight in shared(range(len(chosen)), self.config.microbatch):
+                own = chosen[list(part)]
                 logp = self.policy.log_probs(own.tokens, own.attention, own.response, self.config.sampling.sampling_temperature)
-                piece = sft_loss(logp, own.response, tokens)
+                piece = weight * sft_loss(logp, own.response, tokens)
                 piece.backward()
-                loss += float(piece.detach())
+                loss += ranks() * float(piece.detach())
             found.append({"loss": loss} | self.descent.step(self.updates + number / len(batches), self.total))
         self.updates += 1
         best_score = {"score/best": float(written.score[best].mean()), "kl/bound": best_of_n_kl(self.config.n)}

@@ -5,7 +5,7 @@ up to that of the batch, to rounding: every loss here is divided by what the who
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from tutelage.equations.schedules import cosine, linear
 from tutelage.experience.text import bucketed_batches, shuffled_batches
 from tutelage.learn.language.settings import Settings, TrainingError
-from tutelage.nets.ranks import like, ranks, share
+from tutelage.nets.ranks import like, ranks, share, summed
 
 Kind = TypeVar("Kind")
 
@@ -164,6 +164,20 @@ def shared(rows: Sequence[Kind], microbatch: int | None) -> list[tuple[Sequence[
     most = -(-len(rows) // ranks())
     own = [(part, 1.0) for part in pieces(share(rows), microbatch)]
     return own + [(rows[:1], 0.0)] * (-(-most // (microbatch or most)) - len(own))
+
+
+def measured(count: int, microbatch: int | None, of: Callable[[list[int]], Tensor]) -> Tensor:
+    """of(rows) of `count` rows, `[count, ...]`, in microbatches, where nothing is learned: every rank sees to its share and has all."""
+    found: Tensor | None = None
+    for part, weight in shared(range(count), microbatch):
+        rows = list(part)
+        own = of(rows)
+        found = own.new_zeros(count, *own.shape[1:]) if found is None else found
+        if weight:
+            found[rows] = own
+    if found is None:
+        raise TrainingError("no rows were given; at least one is needed to measure")
+    return summed(found)
 
 
 def set_dropout(net: nn.Module, rate: float) -> None:

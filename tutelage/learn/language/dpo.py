@@ -27,6 +27,7 @@ from tutelage.learn.language.descent import Descent, Optimization, Passes, Train
 from tutelage.learn.language.reference import text_logp
 from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import shard
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,17 @@ class DPO:
         self.config, self.model, self.pairs, self.loss = config, model, list(pairs), LOSSES[config.loss]
         self.margins = torch.zeros(len(pairs), 0) if margins is None else margins
         self.passes = Passes(len(pairs), config.batch_size, spawned(generator))
-        self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
-        self.updates, self.total = 0, config.epochs * self.passes.per_pass
         self.live, self.reference = None, torch.zeros(len(pairs), 2)
         if isinstance(reference, Tensor):
             self.reference = reference
         elif config.loss not in FREE:
             self.live = reference if reference is not None or model.adapted is not None else model.copy()
-            if not config.live_reference:
-                self.reference, self.live = self.reference_logp(self.pairs), None
+        for net in (model, *([] if self.live is None else [self.live])):
+            shard(net)
+        if not isinstance(reference, Tensor) and config.loss not in FREE and not config.live_reference:
+            self.reference, self.live = self.reference_logp(self.pairs), None
+        self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
+        self.updates, self.total = 0, config.epochs * self.passes.per_pass
 
     def reference_logp(self, pairs: Sequence[tuple[Encoded, Encoded]]) -> Float[Tensor, "n 2"]:
         """What the reference says of both answers of each pair."""
@@ -178,9 +181,10 @@ class DPO:
     def update(self) -> dict[str, float]:
         """One step on the next batch of pairs."""
         rows = self.passes.take()
-        found: list[dict[str, float]] = []
-        for part, weight in shared(rows, self.config.microbatch):
-            batch = self.measure([self.pairs[i] for i in part], self._reference(part), self.margins[list(part)])
+        found, reference = list[dict[str, float]](), self._reference(rows)
+        for part, weight in shared(range(len(rows)), self.config.microbatch):
+            own = [rows[i] for i in part]
+            batch = self.measure([self.pairs[i] for i in own], reference[list(part)], self.margins[own])
             loss = self._objective(batch)
             (weight * loss.sum() / len(rows)).backward()
             batch, loss = PairLogp(*(x.detach() for x in batch)), loss.detach()

@@ -24,10 +24,11 @@ from tutelage.equations.divergences import kl_k3
 from tutelage.equations.group_baselines import grpo_advantage, rloo_advantage
 from tutelage.equations.surrogates import clipped_surrogate
 from tutelage.experience.text import TextBatch
-from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, spawned
+from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, shared, spawned
 from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked, Sampling, Writer
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import ranks, shard
 from tutelage.rewards.text import TextReward
 
 
@@ -129,6 +130,7 @@ class Groups:
         self.config, self.policy = config, policy
         self.writer = Writer(config.sampling, policy, reference, reward, prompts, eos, generator)
         self.shuffle = spawned(generator)
+        shard(policy)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.iterations
 
@@ -152,13 +154,13 @@ class Groups:
 
     def _improve(self, text: TextBatch, old: Tensor, reference: Tensor, advantage: Tensor, rows: Tensor) -> dict[str, float]:
         tokens, loss, moved = int(text.response[rows].sum()), 0.0, 0.0
-        for part in rows.split(self.config.microbatch or len(rows)):
+        for part, weight in shared(rows.tolist(), self.config.microbatch):
             batch = text[part]
             logp = self.policy.log_probs(batch.tokens, batch.attention, batch.response, self.config.sampling.sampling_temperature)
-            piece = groups_loss(logp, old[part], reference[part], advantage[part], batch.response, self.config, len(rows), tokens)
+            piece = weight * groups_loss(logp, old[part], reference[part], advantage[part], batch.response, self.config, len(rows), tokens)
             piece.backward()
-            loss += float(piece.detach())
-            moved += float(kl_k3(old[part], logp.detach()).sum()) / tokens
+            loss += ranks() * float(piece.detach())
+            moved += ranks() * weight * float(kl_k3(old[part], logp.detach()).sum()) / tokens
         return {"loss": loss, "policy_kl": moved}
 
     def nets(self) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from torch import Generator, Tensor
 
 from tutelage.equations import direct_preferences
 from tutelage.experience.text import Encoded, encoded, pad_right
-from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, spawned
+from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, set_dropout, shared, spawned
 from tutelage.learn.language.reference import text_logp
 from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import ranks, shard, summed
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class KTO:
         self.config, self.model, self.rows = config, model, list(rows)
         self.reference = reference if reference is not None or model.adapted is not None else model.copy()
         self.passes = Passes(len(rows), config.batch_size, spawned(generator))
+        for net in (model, *([] if self.reference is None else [self.reference])):
+            shard(net)
         self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
         alone = len(rows) % config.batch_size == 1  # the last batch of a pass, which is no step
         self.updates, self.total = 0, config.epochs * (self.passes.per_pass - alone)
@@ -111,22 +114,20 @@ class KTO:
         others = mismatched(batch, self.model.context)
         size = self.config.microbatch or self.config.batch_size
         z_0 = direct_preferences.kto_reference_point(text_logp(self.model, others, size) - self._reference_logp(others))
-        loss, good, bad = 0.0, list[Tensor](), list[Tensor]()
-        for part in pieces(batch, self.config.microbatch):
-            texts = [text for text, _ in part]
-            tokens = pad_right(texts, 0).to(self.model.device)
+        said, up = self._reference_logp([text for text, _ in batch]), torch.tensor([up for _, up in batch])
+        loss, reward = 0.0, torch.zeros(len(batch))
+        for part, weight in shared(range(len(batch)), self.config.microbatch):
+            rows = list(part)
+            tokens = pad_right([batch[i][0] for i in rows], 0).to(self.model.device)
             logp = self.model.log_probs(tokens.tokens, tokens.attention, tokens.response).sum(1)
-            reference = self._reference_logp(texts).to(logp.device)
-            desirable = torch.tensor([up for _, up in part], device=logp.device)
-            piece = kto_loss(logp, reference, desirable, z_0.to(logp.device), self.config).sum() / len(batch)
+            reference, desirable = said[rows].to(logp.device), up[rows].to(logp.device)
+            piece = weight * kto_loss(logp, reference, desirable, z_0.to(logp.device), self.config).sum() / len(batch)
             piece.backward()
-            loss += float(piece.detach())
-            reward = self.config.beta * (logp.detach() - reference)
-            good.append(reward[desirable])
-            bad.append(reward[~desirable])
+            loss += ranks() * float(piece.detach())
+            reward[rows] += weight * self.config.beta * (logp.detach() - reference).float().cpu()
+        reward = summed(reward.to(self.model.device)).cpu()
         metrics = {"loss": loss, "z_0": float(z_0)}
-        for name, found in (("chosen", torch.cat(good)), ("rejected", torch.cat(bad))):
-            metrics[f"reward/{name}"] = float(found.mean()) if len(found) else float("nan")
+        metrics |= {"reward/chosen": float(reward[up].mean()), "reward/rejected": float(reward[~up].mean())}
         metrics |= self.descent.step(self.updates, self.total)
         self.updates += 1
         return metrics

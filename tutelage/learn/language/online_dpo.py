@@ -20,11 +20,12 @@ from torch import Generator, Tensor
 
 from tutelage.experience.text import TextBatch
 from tutelage.learn.language import dpo
-from tutelage.learn.language.descent import Descent, Optimization, TrainingError, set_dropout
+from tutelage.learn.language.descent import Descent, Optimization, TrainingError, set_dropout, shared
 from tutelage.learn.language.dpo import LOSSES, PairLogp
 from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked, Sampling, Writer, Written
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import ranks, shard
 from tutelage.rewards.text import TextReward
 
 
@@ -81,6 +82,7 @@ class OnlineDPO:
         set_dropout(policy, 0.0)
         self.config, self.policy = config, policy
         self.writer = Writer(config.sampling, policy, reference, reward, prompts, eos, generator)
+        shard(policy)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.iterations
 
@@ -97,16 +99,16 @@ class OnlineDPO:
 
     def _improve(self, written: Written, chosen: Tensor, rejected: Tensor) -> dict[str, float]:
         config, loss, agrees = self.config, 0.0, 0.0
-        for part in torch.arange(len(chosen)).split(config.microbatch or len(chosen)):
-            rows = torch.cat([chosen[part], rejected[part]])
+        for part, weight in shared(range(len(chosen)), config.microbatch):
+            rows = torch.cat([chosen[list(part)], rejected[list(part)]])
             batch: TextBatch = written.text[rows]
             logp = self.policy.log_probs(batch.tokens, batch.attention, batch.response, config.sampling.sampling_temperature).sum(1)
             reference = written.reference_logp[rows].sum(1)
-            piece = online_dpo_loss(logp, reference, batch.response.sum(1).to(logp.dtype), config).sum() / len(chosen)
+            piece = weight * online_dpo_loss(logp, reference, batch.response.sum(1).to(logp.dtype), config).sum() / len(chosen)
             piece.backward()
-            loss += float(piece.detach())
+            loss += ranks() * float(piece.detach())
             better, worse = (logp.detach() - reference).chunk(2)
-            agrees += float((better > worse).sum()) / len(chosen)
+            agrees += ranks() * weight * float((better > worse).sum()) / len(chosen)
         return {"loss": loss, "accuracy": agrees}
 
     def nets(self) -> dict[str, Any]:

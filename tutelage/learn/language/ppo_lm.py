@@ -28,11 +28,21 @@ from tutelage.equations.statistics import whitened
 from tutelage.equations.surrogates import clipped_surrogate
 from tutelage.experience.text import Encoded, TextBatch
 from tutelage.learn.deep.ppo import ppo_loss
-from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, set_dropout, spawned
+from tutelage.learn.language.descent import (
+    Descent,
+    Optimization,
+    TrainingError,
+    mean_metrics,
+    measured,
+    set_dropout,
+    shared,
+    spawned,
+)
 from tutelage.learn.language.ptx import Ptx
 from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked, Sampling, Writer, Written
 from tutelage.nets.language import LanguageModel, ScoreModel
+from tutelage.nets.ranks import like, shard, summed
 from tutelage.rewards.text import TextReward, kl_rewards, last_of
 
 
@@ -140,10 +150,12 @@ class PPOLM:
         self.shuffle = spawned(generator)
         ptx = config.ptx_coefficient, config.ptx_unit
         self.ptx = Ptx(policy, pretraining, *ptx, spawned(generator)) if config.ptx_coefficient else None
+        self.average = None if config.ema is None else policy.copy()
+        for net in (policy, critic, *([] if self.average is None else [self.average])):
+            shard(net)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
         rate = config.critic_learning_rate or config.learning_rate
         self.critic_descent = Descent(dict(critic.named_parameters()), rate, config.optimizer)
-        self.average = None if config.ema is None else policy.copy()
         self.kl_coefficient = config.kl_coefficient
         self.updates, self.total, self.steps = 0, config.iterations, 0  # iterations, those planned, gradient steps
 
@@ -169,9 +181,9 @@ class PPOLM:
     @torch.no_grad()
     def estimate(self, written: Written) -> tuple[Estimated, Float[Tensor, "B T"]]:
         """Advantages and targets of what was written, and the rewards that they are of."""
-        config, text, size = self.config, written.text, self.config.sampling.microbatch
-        parts = [text[slice(start, start + size)] for start in range(0, len(text), size)]
-        value = torch.where(text.response, torch.cat([self.critic.values(part.tokens, part.attention) for part in parts]), 0.0)
+        config, text = self.config, written.text
+        of = lambda rows: self.critic.values(text.tokens[rows], text.attention[rows])
+        value = torch.where(text.response, measured(len(text), config.sampling.microbatch, of), 0.0)
         reward = kl_rewards(written.score, written.logp, written.reference_logp, text.response, self.kl_coefficient)
         paid = whitened(reward, text.response, shift_mean=False) if config.whiten_reward else reward
         advantage = advantages(paid, value, text.response, config.discount, config.gae_lambda)
@@ -184,14 +196,15 @@ class PPOLM:
         """One step of policy and critic on some of the texts."""
         config = self.config
         tokens = int(text.response[rows].sum())
-        found: list[dict[str, float]] = []
-        for part in rows.split(config.microbatch or len(rows)):
+        found, start = list[Tensor](), torch.zeros(len(SUMS), dtype=torch.float64, device=text.tokens.device)
+        for part, weight in shared(rows.tolist(), config.microbatch):
             batch, own = text[part], Estimated(*(x[part] for x in old))
             logp = self.policy.log_probs(batch.tokens, batch.attention, batch.response, config.sampling.sampling_temperature)
             value = torch.where(batch.response, self.critic.values(batch.tokens, batch.attention), 0.0)
-            ppo_lm_loss(logp, value, own, batch.response, config, tokens).backward()
-            found.append(_sums(logp.detach(), value.detach(), own, batch.response, config))
-        metrics = {name: sum(one[name] for one in found) / tokens for name in found[0]}
+            (weight * ppo_lm_loss(logp, value, own, batch.response, config, tokens)).backward()
+            if weight:
+                found.append(_sums(logp.detach(), value.detach(), own, batch.response, config))
+        metrics: dict[str, float] = dict(zip(SUMS, (summed(sum(found, start)) / tokens).tolist(), strict=True))
         if self.ptx is not None:
             metrics["loss/ptx"] = self.ptx.add_gradient(round(config.ptx_ratio * len(rows)), config.microbatch)
         per_iteration = config.epochs * -(-config.episodes // config.batch_size)
@@ -201,8 +214,8 @@ class PPOLM:
         self.steps += 1
         if self.average is not None and config.ema is not None:
             with torch.no_grad():
-                for mean, weight in zip(self.average.parameters(), self.policy.parameters(), strict=True):
-                    mean.lerp_(weight, 1.0 - config.ema)
+                for mean, newest in zip(self.average.parameters(), self.policy.parameters(), strict=True):
+                    mean.lerp_(newest, 1.0 - config.ema)
         return metrics
 
     def nets(self) -> dict[str, Any]:
@@ -226,7 +239,9 @@ class PPOLM:
         self.descent.load(state["descent"])
         self.critic_descent.load(state["critic"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            with torch.no_grad():
+                for name, value in self.average.state_dict().items():
+                    value.copy_(like(state["average"][name], value))
         self.writer.load(state["writer"])
         self.shuffle.set_state(state["shuffle"])
         if self.ptx is not None:
@@ -235,15 +250,14 @@ class PPOLM:
         self.updates, self.total, self.steps = (int(state["counts"][name]) for name in ("updates", "total", "steps"))
 
 
-def _sums(logp: Tensor, value: Tensor, old: Estimated, response: Tensor, config: Config) -> dict[str, float]:
-    """Over the tokens of a piece: what is divided by the tokens of all pieces is a mean over tokens and nothing else."""
+SUMS: tuple[str, ...] = ("loss/policy", "loss/value", "ratio", "clipped", "policy_kl")
+
+
+def _sums(logp: Tensor, value: Tensor, old: Estimated, response: Tensor, config: Config) -> Float[Tensor, "5"]:
+    """SUMS over the tokens of a piece: what is divided by the tokens of all pieces is a mean over tokens and nothing else."""
     ratio = (logp - old.old_logp).exp()[response]
     gain, error = old.advantage[response], (value - old.target)[response]
     surrogate = clipped_surrogate(logp[response], old.old_logp[response], gain, config.clip_range)
-    return {
-        "loss/policy": float(-surrogate.sum()),
-        "loss/value": float(0.5 * error.square().sum()),
-        "ratio": float(ratio.sum()),
-        "clipped": float(((ratio - 1.0).abs() > config.clip_range).float().sum()),
-        "policy_kl": float(kl_k3(old.old_logp[response], logp[response]).sum()),
-    }
+    clipped = (ratio - 1.0).abs() > config.clip_range
+    each = (-surrogate, 0.5 * error.square(), ratio, clipped, kl_k3(old.old_logp[response], logp[response]))
+    return torch.stack([x.double().sum() for x in each])

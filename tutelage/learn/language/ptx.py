@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from tutelage.experience.text import Encoded, pad_right
-from tutelage.learn.language.descent import Passes, pieces
+from tutelage.learn.language.descent import Passes, shared
 from tutelage.nets.language import LanguageModel
+from tutelage.nets.ranks import ranks
 
 
 def ptx_loss(logp: Float[Tensor, "B T"], response: Bool[Tensor, "B T"], coefficient: float, size: int) -> Float[Tensor, ""]:
@@ -35,12 +36,12 @@ class Ptx:
         chosen = [self.texts[self.order.take()[0]] for _ in range(max(texts, 1))]
         size = len(chosen) if self.unit == "text" else sum(sum(text.response) for text in chosen)
         total = 0.0
-        for part in pieces(chosen, microbatch):
+        for part, weight in shared(chosen, microbatch):
             batch = pad_right(part, 0).to(self.policy.device)
             logp = self.policy.log_probs(batch.tokens, batch.attention, batch.response)
-            loss = ptx_loss(logp, batch.response, self.coefficient, size)
+            loss = weight * ptx_loss(logp, batch.response, self.coefficient, size)
             loss.backward()
-            total += float(loss.detach()) / self.coefficient
+            total += ranks() * float(loss.detach()) / self.coefficient
         return total
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.experience.text import Encoded, pad_right
-from tutelage.learn.language.descent import TrainingError, pieces
+from tutelage.learn.language.descent import TrainingError, measured
 from tutelage.nets.language import LanguageModel
 from tutelage.nets.ranks import whole
 
@@ -22,10 +22,13 @@ from tutelage.nets.ranks import whole
 def text_logp(model: LanguageModel, texts: Sequence[Encoded], microbatch: int = 32, temperature: float = 1.0) -> Float[Tensor, "n"]:
     """log pi(y|x) of each text, the sum over its answer's tokens, EOS included and the prompt not. Texts of like length go together."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+
+    def logp(rows: list[int]) -> Tensor:
+        batch = pad_right([texts[order[i]] for i in rows], 0).to(model.device)
+        return model.log_probs(batch.tokens, batch.attention, batch.response, temperature).sum(1).float()
+
     found = torch.zeros(len(texts))
-    for part in pieces(order, microbatch):
-        batch = pad_right([texts[i] for i in part], 0).to(model.device)
-        found[list(part)] = model.log_probs(batch.tokens, batch.attention, batch.response, temperature).sum(1).float().cpu()
+    found[order] = measured(len(order), microbatch, logp).cpu()
     return found
 
 

@@ -28,7 +28,7 @@ from tutelage.experience.text import Encoded, pad_right
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, mean_metrics, pieces, set_dropout, shared, spawned
 from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import ScoreModel
-from tutelage.nets.ranks import ranks
+from tutelage.nets.ranks import ranks, shard
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class RewardModel:
                 )
         for model in models:
             set_dropout(model, 0.0)
+            shard(model)
         self.config, self.models = config, list(models)
         self.rankings = list(rankings)
         self.elements = in_pairs(rankings) if config.shuffled_pairs else self.rankings  # of a batch

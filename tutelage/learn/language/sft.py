@@ -23,7 +23,7 @@ from tutelage.experience.text import Encoded, PackedBatch, TextBatch, pack, pad_
 from tutelage.learn.language.descent import Descent, Optimization, Passes, TrainingError, pieces, set_dropout, shared, spawned
 from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel, drawing_from
-from tutelage.nets.ranks import ranks
+from tutelage.nets.ranks import ranks, shard
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class SFT:
         self.config, self.model, self.texts = config, model, list(texts)
         self.passes = Passes(len(texts), config.batch_size, spawned(generator), [len(text) for text in texts] if config.bucketed else None)
         self.noise = spawned(generator, model.device)
+        shard(model)
         self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.epochs * self.passes.per_pass
 

@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from tutelage.experience.text import TextBatch, pad_left
-from tutelage.learn.language.descent import Passes, TrainingError, spawned
+from tutelage.learn.language.descent import Passes, TrainingError, measured, spawned
 from tutelage.learn.language.settings import Settings
 from tutelage.nets.language import LanguageModel
-from tutelage.nets.sampling import sample
+from tutelage.nets.ranks import gathered, ranks, shard, share, summed
+from tutelage.nets.sampling import Sampled, sample
 from tutelage.rewards.text import TextReward
 
 
@@ -87,7 +88,7 @@ class Writer:
         self, how: Sampling, policy: LanguageModel, reference: LanguageModel | None, reward: TextReward, prompts: Sequence[Asked],
         eos: int, generator: Generator,
     ) -> None:  # fmt: skip
-        """reference: frozen; None: the policy as it is now (with adapters: without them).
+        """policy: not yet cut up. reference: frozen; None: the policy as it is now (with adapters: without them).
 
         Raises TrainingError for a prompt that leaves no room for an answer.
         """
@@ -101,28 +102,55 @@ class Writer:
                 )
         self.how, self.policy, self.reward, self.prompts, self.eos = how, policy, reward, list(prompts), eos
         self.reference = policy.copy() if reference is None and policy.adapted is None else reference
+        if self.reference is not None:
+            shard(self.reference)
         self.order, self.generator = Passes(len(prompts), 1, spawned(generator)), spawned(generator)
 
     @torch.no_grad()
     def write(self, prompts: int, samples: int = 1) -> Written:
-        """`samples` answers to each of the next prompts."""
-        asked = [self.prompts[self.order.take()[0]] for _ in range(prompts)]
-        device = self.policy.device
-        batch = pad_left([prompt.tokens for prompt in asked], self.eos).to(device)
-        how = self.how
-        drawn = sample(
-            self.policy, batch.tokens, batch.attention, how.max_new_tokens, self.eos, self.generator,
-            temperature=how.sampling_temperature, samples=samples,
-        )  # fmt: skip
+        """`samples` answers to each of the next prompts. Every rank writes and scores its share, and has all.
+
+        Raises TrainingError for fewer prompts than ranks.
+        """
+        asked, how = [self.prompts[self.order.take()[0]] for _ in range(prompts)], self.how
+        drawn = self._draw(asked, samples)
         text = TextBatch(drawn.tokens, drawn.attention, drawn.response)
         logp = self.logp(self.policy, text) if how.rescore else drawn.logp
         columns = tuple(prompt.columns for prompt in asked for _ in range(samples))
-        score = self.reward.scores(text, columns).to(device)
+        score = measured(len(text), None, lambda rows: self.reward.scores(text[rows], [columns[i] for i in rows]).to(text.tokens.device))
         if how.missing_eos == "replace":
             score = torch.where(drawn.finished, score, how.missing_eos_score)
         elif how.missing_eos == "subtract":
             score = torch.where(drawn.finished, score, score + how.missing_eos_score)
         return Written(text, logp, self.reference_logp(text), score, drawn.finished, columns)
+
+    def _draw(self, asked: Sequence[Asked], samples: int) -> Sampled:
+        """Answers of all ranks together, as one of them would draw them: the numbers that decide belong to the texts."""
+        how, batch = self.how, pad_left([prompt.tokens for prompt in asked], self.eos).to(self.policy.device)
+        count, own = len(asked), list(share(range(len(asked))))
+        if count < ranks():
+            raise TrainingError(f"{count} prompts were to be answered by {ranks()} processes; each needs one at least")
+        numbers = torch.rand(
+            how.max_new_tokens, count, samples, generator=self.generator, device=self.generator.device, dtype=torch.float64
+        )  # fmt: skip
+        with gathered(self.policy):
+            drawn = sample(
+                self.policy, batch.tokens[own], batch.attention[own], how.max_new_tokens, self.eos, numbers[:, own].flatten(1),
+                temperature=how.sampling_temperature, samples=samples,
+            )  # fmt: skip
+        length = batch.tokens.shape[1] + how.max_new_tokens
+
+        def together(x: Tensor, value: int = 0) -> Tensor:
+            """Shares `[B', ...]` as all texts `[B, ...]`; what a share has one by one along T, to the longest answer possible."""
+            x = x if x.dim() == 1 else torch.nn.functional.pad(x, (0, length - x.shape[1]), value=value)
+            every = x.new_zeros(count, samples, *x.shape[1:])
+            every[own] = x.unflatten(0, (len(own), samples))
+            return summed(every).flatten(0, 1)
+
+        tokens, attention, response = together(drawn.tokens, self.eos), together(drawn.attention), together(drawn.response)
+        longest = int(attention.any(0).nonzero()[-1]) + 1
+        logp, finished = together(drawn.logp), together(drawn.finished)
+        return Sampled(tokens[:, :longest], attention[:, :longest], response[:, :longest], logp[:, :longest], finished)
 
     def reference_logp(self, text: TextBatch) -> Float[Tensor, "B T"]:
         """What the reference says of the answers, at the same temperature."""
@@ -134,9 +162,12 @@ class Writer:
     @torch.no_grad()
     def logp(self, model: LanguageModel, text: TextBatch) -> Float[Tensor, "B T"]:
         """Per token of the answers, in microbatches."""
-        parts = [text[slice(start, start + self.how.microbatch)] for start in range(0, len(text), self.how.microbatch)]
-        temperature = self.how.sampling_temperature
-        return torch.cat([model.log_probs(part.tokens, part.attention, part.response, temperature) for part in parts])
+
+        def of(rows: list[int]) -> Tensor:
+            part = text[rows]
+            return model.log_probs(part.tokens, part.attention, part.response, self.how.sampling_temperature)
+
+        return measured(len(text), self.how.microbatch, of)
 
     def state(self) -> dict[str, Any]:
         """Order of the prompts and the sampler's generator."""
