@@ -22,8 +22,8 @@ from tutelage.games.spec import Box, Discrete, Game, Step
 class Bandit(Game):
     """Pays the number of the arm, after `delay` steps for ever."""
 
-    def __init__(self, copies, arms=3):
-        self.copies = copies
+    def __init__(self, copies, arms=3, fair=False):
+        self.copies, self.fair = copies, fair
         self.observation_space = Box((1,), np.zeros(1), np.ones(1))
         self.action_space = Discrete(arms)
 
@@ -77,6 +77,13 @@ def test_a_game_of_ones_own(here):
     assert game.step(torch.tensor([1, 4])).reward.tolist() == [1.0, 4.0]
 
 
+def test_options_in_an_address_are_read_as_what_their_defaults_are(here):
+    game = make(f"py:{here}:Bandit?arms=5&fair=1", copies=2)
+    assert game.action_space.n == 5 and game.fair is True
+    assert make(f"py:{here}:Bandit?arms=5&fair=0", copies=1, arms=4).action_space.n == 4  # what a program gives counts
+    assert make(f"py:{here}:Heavy?weight=2.5", copies=1)._envs[0].unwrapped.m == 2.5
+
+
 def test_a_gymnasium_environment_of_ones_own(here):
     game = make(f"py:{here}:Heavy", copies=2, weight=2.5)
     assert game.reset(seed=[1, 2]).shape == (2, 3) and game._envs[1].unwrapped.m == 2.5
@@ -95,6 +102,10 @@ def test_a_gymnasium_environment_of_ones_own(here):
         ("HERE:Half", "cannot be played: it does not define step"),
         ("HERE:Silent", "has no observation_space after its construction"),
         ("HERE:Stubborn", "was asked for 2 copies and made 1"),
+        ("HERE:Bandit?legs=3", "Bandit has no option legs; it has arms, fair"),
+        ("HERE:Stubborn?copies=3", "Stubborn has no option copies; it has none"),
+        ("HERE:Bandit?arms=few", "arms=few was given; a whole number was expected"),
+        ("HERE:Bandit?arms", "'arms' is no option; name=value, joined by &, was expected"),
     ],
 )
 def test_what_is_wrong_is_said(here, path, message):

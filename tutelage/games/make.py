@@ -1,5 +1,5 @@
 """Games by address: `gym:HalfCheetah-v5`, `dm:walker-walk`, `metaworld:hammer-v3`, `christiano:hopper?horizon=500`, `atari:Pong`,
-`grid:lecture?slip=0`, `mdp:random`, `matrix:stag_hunt`, `particle:simple_spread?agents=4`, `py:module:Class`,
+`grid:lecture?slip=0`, `mdp:random`, `matrix:stag_hunt`, `particle:simple_spread?agents=4`, `py:module:Class?size=3`,
 `text:valence`, `zoo:mpe2.simple_spread_v3`."""
 
 import ctypes

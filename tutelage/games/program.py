@@ -1,4 +1,4 @@
-"""Games of one's own: `py:module:Class`, where Class is a `Game` or a `gymnasium.Env`."""
+"""Games of one's own: `py:module:Class` or `py:module:Class?name=value`, where Class is a `Game` or a `gymnasium.Env`."""
 
 import importlib
 import importlib.util
@@ -8,19 +8,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tutelage.games import options as address_options
 from tutelage.games.spec import Game, GameError
 
 
 def make_program(path: str, copies: int, **options: Any) -> Game:
     """path: "module:Class". A Game is made as Class(copies=copies, **options), a gymnasium.Env as Class(**options) per copy.
 
+    Options after a question mark are read as what their defaults are: whole numbers, numbers, 0 or 1 for no or yes, else text.
     The module is looked up as Python does, and then in the working directory. Raises GameError with what is wrong.
     """
     address = f"py:{path}"
+    path, _, query = path.partition("?")
     module_name, separator, class_name = path.partition(":")
     if not (separator and module_name and class_name):
         raise GameError(f"{address} does not name a class; py:module:Class is expected")
     kind = _load_class(module_name, class_name, address)
+    options = _read(kind, query, address) | options
     try:
         if issubclass(kind, Game):
             return _make_own(kind, copies, options, address)
@@ -78,6 +82,20 @@ def _load_class(module_name: str, class_name: str, address: str) -> type[Any]:
         hint = f"; did you mean py:{module_name}:{nearest[0]}?" if nearest else ""
         raise GameError(f"{address}: the module {module_name} has no class {class_name}{hint}")
     return kind
+
+
+def _read(kind: type[Any], query: str, address: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    known = {name: entry.default for name, entry in inspect.signature(kind).parameters.items() if name != "copies"}
+    for name, value in address_options.parse(query, address).items():
+        if name not in known:
+            raise GameError(f"{address}: {kind.__name__} has no option {name}; it has {', '.join(known) or 'none'}")
+        default = known[name]
+        read = int if isinstance(default, int) else float if isinstance(default, float) else str
+        values[name] = address_options.value_of(read, value, name, address)
+        if isinstance(default, bool):
+            values[name] = bool(values[name])
+    return values
 
 
 def _make_own(kind: type[Game], copies: int, options: dict[str, Any], address: str) -> Game:

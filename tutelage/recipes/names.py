@@ -3,7 +3,7 @@
 RECIPES = [
     "python -m tutelage.recipes.pendulum          labels, flips, coins and a lesson of one's own on Pendulum-v1",
     "python -m tutelage.recipes.pebble_control    PEBBLE beside SAC on walker-walk and HalfCheetah (B-Pref)",
-    "python -m tutelage.recipes.novel_behavior    a hopper's back-flip and a cheetah on one leg, taught over HTTP (Christiano et al.)",
+    "python -m tutelage.recipes.novel_behavior    a hopper's back-flip, a cheetah on one leg, a car that keeps pace, over HTTP",
     "python -m tutelage.recipes.deep_control      the deep chapter on CartPole, Pendulum, LunarLander and MuJoCo (RL-Zoo, CleanRL)",
     "python -m tutelage.recipes.many_agents       25 learners and schemes on two particle worlds (a thesis' tables 6.3 to 6.6)",
     "python -m tutelage.recipes.simple_spread     MAPPO and MATD3 on the public task, judged in mpe2",

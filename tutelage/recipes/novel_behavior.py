@@ -1,12 +1,14 @@
 """Behavior that no game pays for, taught over the rating room's own HTTP queue: `python -m tutelage.recipes.novel_behavior`.
 
-Christiano et al. 2017 (arXiv 1706.03741), section 3.2: a hopper's back-flip from 900 comparisons, a cheetah on one leg from 800. Here a
-script gives the answers: it opens the room's link as a person would, leases pairs, looks at both clips and says which is better by a
-comparison written by hand. The learner knows nothing but the answers. `--errors 0.1 --ties 0.2` makes the script as unreliable as people.
+Christiano et al. 2017 (arXiv 1706.03741), section 3.2: a hopper's back-flip from 900 comparisons, a cheetah on one leg from 800, a car
+that keeps pace with the others of Enduro from 1,300. Here a script gives the answers: it opens the room's link as a person would, leases
+pairs, looks at both clips and says which is better by a comparison written by hand. The learner knows nothing but the answers.
+`--errors 0.1 --ties 0.2` makes the script as unreliable as people.
 
 The back-flip's comparison is OpenAI's published one: backward spin, more for height and for what the motors add to it, less when
-travelling backward. The scores are full backward rotations per evaluation episode, and for the cheetah that reward itself.
-Left out: Enduro, which needs a learner from preferences that sees pixels.
+travelling backward. The scores are full backward rotations per evaluation episode, and for the others the hand-written reward itself:
+of Enduro (enduro.py) at most 4,500, one for each step at the others' speed. Its learner is the paper's, A2C on pictures with 16 copies,
+and takes many hours; the other two are PEBBLE's.
 """
 
 import math
@@ -16,7 +18,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tyro
 from jaxtyping import Float
@@ -33,15 +35,32 @@ from tutelage.experiment.train import resume, train
 from tutelage.feedback.client import Client
 from tutelage.feedback.queue import chance
 from tutelage.learn.deep import sac
-from tutelage.learn.preference import pebble
+from tutelage.learn.preference import christiano, pebble
+from tutelage.recipes.preferences import shrunk
+from tutelage.recipes.preferences_long import ATARI_COPIES, LONG
 from tutelage.recipes.rows import RESULTS, Row, add_rows, judged, seed_rows
 from tutelage.rewards import learned
 
+
+class Novel(NamedTuple):
+    """Something to teach."""
+
+    game: str
+    labels: int
+    """Comparisons (Christiano's)."""
+    steps: int
+    """Of all copies together."""
+    copies: int = 1
+    reward: str = "game"
+    """What is written by hand: a function, or what the game itself pays."""
+
+
+HERE = "py:tutelage.recipes.novel_behavior"
 WORLDS = {
-    "backflip": ("gym:tutelage.recipes.endless_worlds:EndlessHopper-v0", 900, 500_000),
-    "one-leg": ("gym:HalfCheetah-v5", 800, 500_000),
+    "backflip": Novel("gym:tutelage.recipes.endless_worlds:EndlessHopper-v0", 900, 500_000, reward=f"{HERE}:backflip"),
+    "one-leg": Novel("gym:HalfCheetah-v5", 800, 500_000, reward=f"{HERE}:one_leg"),
+    "enduro": Novel("py:tutelage.recipes.enduro:PacedEnduro", 1_300, 1_000_000, ATARI_COPIES),
 }
-"""Game, comparisons (Christiano's) and steps."""
 SESSIONS = 20
 LIFTED = 0.15
 """Meters above the floor from which the middle of the cheetah's front foot counts as off the ground; standing, it is at 0.1."""
@@ -74,12 +93,12 @@ def front_foot_height(observation: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """PEBBLE, taught over HTTP."""
+    """One behavior, taught over HTTP."""
 
-    task: Literal["backflip", "one-leg"] = "backflip"
+    task: Literal["backflip", "one-leg", "enduro"] = "backflip"
     """What to teach."""
-    method: Literal["pebble", "sac"] = "pebble"
-    """From answers, or (the reference) from the hand-written reward itself."""
+    taught: bool = True
+    """From answers; or (the reference) from the hand-written reward itself."""
     errors: float = 0.0
     """Share of answers that are wrong."""
     ties: float = 0.0
@@ -98,25 +117,35 @@ class Recipe:
 
 def configuration(recipe: Recipe) -> RunConfig:
     """What the recipe runs."""
-    game, labels, steps = WORLDS[recipe.task]
-    whole = recipe.scale == 1.0
-    steps, labels = round(steps * recipe.scale), max(round(labels * recipe.scale), SESSIONS)
-    learner = sac.Config(
-        hidden=(256, 256) if whole else (32, 32), batch_size=256 if whole else 32, initial_temperature=0.1,
-        random_steps=max(round(1_000 * recipe.scale), 60),
-    )  # fmt: skip
-    model = learned.Config(standardize_inputs=True, rater_error=recipe.errors)
-    students = pebble.Config(
-        labels=labels, session_labels=-(-labels // SESSIONS), session_every=max(steps * 2 // 3 // SESSIONS, 1),
-        pretraining_steps=max(round(9_000 * recipe.scale), 60), segment_length=50 if whole else 10, sac=learner,
-        reward_model=model if whole else replace(model, hidden=(32, 32), epochs=5),
-    )  # fmt: skip
+    novel, whole = WORLDS[recipe.task], recipe.scale == 1.0
+    copies = novel.copies if whole else min(novel.copies, 4)
+    steps = max(round(novel.steps * recipe.scale) // copies, 100)
+    algorithm = _on_pictures(recipe) if recipe.task == "enduro" else _on_a_robot(recipe)
+    if not recipe.taught:
+        algorithm = algorithm.played_by[2]
+    game = novel.game if whole or recipe.task != "enduro" else f"{novel.game}?max_frames=400"
     return RunConfig(
-        students if recipe.method == "pebble" else learner, game, steps, seed=recipe.seed, threads=recipe.threads, rater="store",
-        true_reward=f"py:tutelage.recipes.novel_behavior:{'backflip' if recipe.task == 'backflip' else 'one_leg'}",
+        algorithm if whole else shrunk(algorithm, recipe.scale), game, steps, seed=recipe.seed, copies=copies, threads=recipe.threads, rater="store", true_reward=novel.reward,
         evaluate_every=max(steps // 10, 1) if whole else steps, evaluation_episodes=5 if whole else 1,
         checkpoint_every=max(steps // 15, 1), log_every=max(steps // 300, 1), clips=3 if whole else 0,
     )  # fmt: skip
+
+
+def _on_a_robot(recipe: Recipe) -> pebble.Config:
+    """PEBBLE, twenty sessions over the first two thirds of the run."""
+    novel = WORLDS[recipe.task]
+    return pebble.Config(
+        labels=novel.labels, session_labels=novel.labels // SESSIONS, session_every=novel.steps * 2 // 3 // SESSIONS,
+        sac=sac.Config(initial_temperature=0.1, random_steps=1_000),
+        reward_model=learned.Config(standardize_inputs=True, rater_error=recipe.errors),
+    )  # fmt: skip
+
+
+def _on_pictures(recipe: Recipe) -> christiano.Config:
+    """The paper's for Atari, its first questions a quarter of all as in MuJoCo, for its 500 would be more than a third."""
+    whole = LONG["atari:enduro", "christiano-5500"].algorithm
+    model = replace(whole.reward_model, rater_error=max(recipe.errors, whole.reward_model.rater_error))
+    return replace(whole, labels=WORLDS[recipe.task].labels, initial_share=0.25, reward_model=model)
 
 
 class ScriptedRater(threading.Thread):
@@ -195,13 +224,13 @@ def main(recipe: Recipe, console: Console | None = None) -> None:
     """Run or resume beside a scripted rater, then judge the final policy and add its row."""
     config, console = configuration(recipe), console or Console()
     noise = f"-errors{recipe.errors:g}-ties{recipe.ties:g}" if recipe.errors or recipe.ties else ""
-    method = recipe.method if recipe.method == "sac" else f"pebble-{config.algorithm.labels}{noise.replace('.', '')}"
+    method = f"{config.name}-{config.algorithm.labels}{noise.replace('.', '')}" if recipe.taught else config.name
     out = recipe.out / f"{recipe.task}-{method}-{config.seed}"
     results = recipe.results or (RESULTS / "novel_behavior.jsonl" if recipe.scale == 1.0 else None)
     raters: list[ScriptedRater] = []
 
     def begun(directory: Path) -> None:
-        if recipe.method == "pebble":
+        if recipe.taught:
             raters.append(ScriptedRater(directory, recipe))
             raters[0].start()
 

@@ -122,7 +122,7 @@ def _compiled(algorithm: Any) -> Any:
     return replace(algorithm, **{name: _compiled(getattr(algorithm, name))})
 
 
-def _shrunk(algorithm: Any, scale: float) -> Any:
+def shrunk(algorithm: Any, scale: float) -> Any:
     """The same method in miniature."""
     if isinstance(algorithm, ppo.Config):
         return replace(algorithm, hidden=(16, 16), window=16, batch_size=16, epochs=2)
@@ -136,12 +136,12 @@ def _shrunk(algorithm: Any, scale: float) -> Any:
         return replace(
             algorithm, labels=labels, initial_steps=30, segment_length=min(algorithm.segment_length, 5), poll_every=20,
             session_labels=min(algorithm.session_labels, 4), recent_episodes=min(algorithm.recent_episodes, 20), reward_model=model,
-            **{name: _shrunk(getattr(algorithm, name), scale) for name in ("trpo", "ppo", "a2c")},
+            **{name: shrunk(getattr(algorithm, name), scale) for name in ("trpo", "ppo", "a2c")},
         )  # fmt: skip
     crops = replace(algorithm.surf, crop_shortest=min(algorithm.surf.crop_shortest, 5), crop_longest=min(algorithm.surf.crop_longest, 6))
     return replace(
         algorithm, labels=labels, session_labels=4, session_every=20, pretraining_steps=30, segment_length=5, updates_after_reset=2,
-        sac=_shrunk(algorithm.sac, scale), reward_model=model, surf=replace(crops, unlabeled_ratio=min(crops.unlabeled_ratio, 2)),
+        sac=shrunk(algorithm.sac, scale), reward_model=model, surf=replace(crops, unlabeled_ratio=min(crops.unlabeled_ratio, 2)),
         meta=replace(algorithm.meta, every=min(algorithm.meta.every, 10)),
         rime=replace(algorithm.rime, warm_start_steps=min(algorithm.rime.warm_start_steps, 3)),
     )  # fmt: skip
@@ -153,7 +153,7 @@ def configuration(recipe: Recipe, task: str, method: str) -> RunConfig:
     copies = entry.copies if whole else min(entry.copies, 4)
     steps = max(round(entry.steps * recipe.scale) // copies, 100)
     game = f"{entry.game}&max_frames={EPISODE_FRAMES if whole else 400}" if entry.game else task.partition("/")[0]
-    algorithm = entry.algorithm if whole else _shrunk(entry.algorithm, recipe.scale)
+    algorithm = entry.algorithm if whole else shrunk(entry.algorithm, recipe.scale)
     return RunConfig(
         algorithm=_compiled(algorithm) if recipe.compile else algorithm, game=game,
         steps=steps, seed=recipe.seed, seeds=entry.seeds, copies=copies, threads=recipe.threads, teacher=entry.teacher,
