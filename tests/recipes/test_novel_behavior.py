@@ -36,7 +36,7 @@ def test_a_backflip_is_backward_spin():
 def test_the_front_foot_is_where_the_simulator_has_it():
     game = make(WORLDS["one-leg"][0], 1)
     game.reset(seed=[3])
-    core = game._envs[0].unwrapped  # type: ignore[attr-defined]
+    core = game._envs[0].unwrapped
     foot = mujoco.mj_name2id(core.model, mujoco.mjtObj.mjOBJ_GEOM, "ffoot")
     chance = np.random.default_rng(0)
     for _ in range(50):
