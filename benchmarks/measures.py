@@ -50,6 +50,7 @@ SCRIPTS = {  # and, after a space, what it is told before the number of threads
         (f"particle-{kind}-{copies}", library): f"{library}_particle.py {kind} {copies}"
         for kind, copies, library in product(ACTIONS, COPIES, ("jaxmarl", "vmas"))
     },
+    ("matd3-loop", "agilerl"): "agilerl_loop.py",
     **{(name, library): f"{library}_matd3.py {batch} {width}" for name, (batch, width) in NETS.items() for library in ("jax", "agilerl")},
 }
 
@@ -154,6 +155,10 @@ MEASURES = {
     "relabel": Measure("s/million", 1, RELABEL_FLOPS, ("eager",), targets=(Target("eager", "share", 0.5),)),
     **{f"particle-{kind}-{copies}": particle(kind, copies) for kind, copies in product(ACTIONS, COPIES)},
     **{name: matd3(batch, width) for name, (batch, width) in NETS.items()},
+    "matd3-loop": Measure(
+        "steps/s", 2400, None, ("eager", "compiled"), ("agilerl",), rate=True,
+        targets=(Target("eager", "ratio", 10.0, "agilerl"), Target("compiled", "ratio", 10.0, "agilerl")),
+    ),
     "matd3-seeds": Measure(
         "updates/s", 200, td3_update_flops(18, 2, (64, 64), 1024, agents=3),
         ("processes", "stacked", "processes-compiled", "stacked-compiled"), rate=True, over="processes",

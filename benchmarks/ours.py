@@ -233,6 +233,12 @@ def matd3_updates(batch: int, width: int, variant: str, threads: int, stack: Exi
     return updates
 
 
+def matd3_loop(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
+    """MATD3 with eight copies; settings as those of the peer, whose experiments begin when there is a batch."""
+    algorithm = matd3.Config(random_steps=128, update_every=100 // 8, replay_capacity=100_000 // 8, compile=variant == "compiled")
+    return whole_run(algorithm, "particle:simple_spread?actions=continuous", threads, stack, warm_up=2048, copies=8)
+
+
 def matd3_seeds(variant: str, threads: int, stack: ExitStack) -> Callable[[int], object]:
     """Updates with their sampling, those of five seeds together: stacked, or each in a process of its own, two at a time."""
     kind, _, compiled = variant.partition("-")
@@ -287,6 +293,7 @@ WORK = {
     "relabel": relabel,
     **{f"particle-{kind}-{copies}": partial(particle, kind, copies) for kind, copies in product(ACTIONS, COPIES)},
     **{name: partial(matd3_updates, *sizes) for name, sizes in NETS.items()},
+    "matd3-loop": matd3_loop,
     "matd3-seeds": matd3_seeds,
     "matrix": matrix_products,
 }

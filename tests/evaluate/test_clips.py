@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tutelage.evaluate.clips import ClipError, draw_segment, encode, record_episode
+from tutelage.games.make import make
+from tutelage.games.nested import action_width, unflatten_action
 from tutelage.games.spec import Box, CannotSnapshot, Game, GameError, Nested, Snapshot, Step
 
 
@@ -17,7 +19,7 @@ class Ladder(Game):
 
     def __init__(self, copies: int = 1) -> None:
         self.copies = copies
-        self.observation_space = self.action_space = Box((1,), np.array([-9.0]), np.array([9.0]))
+        self.observation_space = self.action_space = Box((1,), np.array([-99.0]), np.array([99.0]))
         self.state = torch.zeros(copies)
         self.time = torch.zeros(copies, dtype=torch.int64)
 
@@ -132,3 +134,19 @@ def test_a_world_without_snapshots_or_pictures_says_so():
         draw_segment(Blind(), {}, torch.ones(0, 1), torch.ones(1, 1), size=8)
     with pytest.raises(GameError, match="Blind has no picture"):
         record_episode(Climb(), Blind(), seed=0, max_steps=1, size=8)
+
+
+@pytest.mark.parametrize("address", ["gym:CartPole-v1", "gym:Pendulum-v1", "atari:Breakout", "particle:simple_spread"])
+def test_what_was_played_is_drawn_again_whatever_actions_are_made_of(address: str):
+    """Reals beyond their bounds and choices as the floats that equal them: as replay and archive keep them."""
+    game, chance = make(address, 1), torch.Generator().manual_seed(0)
+    game.reset(seed=[3])
+    width = action_width(game.action_space)
+    actions = torch.randint(2, (12, width), generator=chance).float() * (3.0 if isinstance(game.action_space, Box) else 1.0)
+    anchor, live = game.snapshot(0), [game.render(0, 64, 64).copy()]
+    for action in actions:
+        outcome = game.step(unflatten_action(game.action_space, action[None]))
+        live.append(game.render(0, 64, 64).copy())
+        assert not outcome.boundary.any()
+    frames = draw_segment(make(address, 1), anchor, actions[:5], actions[5:], size=64)
+    assert np.array_equal(frames, np.stack(live[5:])) and len({frame.tobytes() for frame in frames}) > 2

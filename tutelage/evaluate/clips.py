@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tutelage.evaluate.episodes import Playing, Policy
+from tutelage.games.nested import unflatten_action
 from tutelage.games.spec import Game, GameError, Snapshot
 
 
@@ -76,6 +77,7 @@ def draw_segment(
 ) -> UInt8[np.ndarray, "frames size size 3"]:
     """Draw a segment that was played before: restore its anchor, replay unseen up to its start, then draw its H + 1 states.
 
+    Actions are laid out as `nested.flatten_action` does, and played as whoever learned played them.
     anchor: a snapshot of one copy; actions_before: from the anchor to the segment's first observation; actions: the segment's.
     Raises CannotSnapshot where the world cannot be put back, GameError where it has no picture or has more than one copy, or
     where the episode ends before the actions do (then they were not played from this anchor).
@@ -93,7 +95,7 @@ def draw_segment(
 
 def _replay(game: Game, actions: Tensor, start: int, stop: int) -> Iterator[None]:
     for t in range(start, stop):
-        ended = bool(game.step(actions[t : t + 1]).boundary[0])
+        ended = bool(game.step(unflatten_action(game.action_space, actions[t : t + 1])).boundary[0])
         if ended and t + 1 < len(actions):
             raise GameError(f"the episode ended at action {t + 1} of {len(actions)}: they were not played from this snapshot")
         yield

@@ -64,6 +64,7 @@ class ControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._physics, self._task = self._env.physics, self._env.task
         self._name = f"dm:{domain}-{task}"
         self._compiled = model_arrays(self._physics.model.ptr)
+        self._shown_terrain = np.empty(0)
         prefer_fast_pictures(self._physics.model.ptr)
         frame = self._physics.model.vis.global_
         frame.offwidth = frame.offheight = _LARGEST_PICTURE
@@ -118,8 +119,10 @@ class ControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if max(width, height) > _LARGEST_PICTURE:
             raise GameError(f"{self._name} was asked for a picture of {width} x {height}; {_LARGEST_PICTURE} pixels a side is the most")
         physics = self._physics
-        if physics.model.nhfield:
-            # The graphics context keeps its own copy of a terrain, which a restore does not reach.
+        terrain: np.ndarray = physics.model.hfield_data
+        if not np.array_equal(terrain, self._shown_terrain):
+            # The graphics context keeps its own copy, which neither a reset nor a restore reaches.
+            self._shown_terrain = terrain.copy()
             with physics.contexts.gl.make_current() as context:
                 context.call(mujoco.mjr_uploadHField, physics.model.ptr, physics.contexts.mujoco.ptr, 0)
         camera = 0 if physics.model.ncam else -1

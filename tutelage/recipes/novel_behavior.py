@@ -125,7 +125,8 @@ def configuration(recipe: Recipe) -> RunConfig:
         algorithm = algorithm.played_by[2]
     game = novel.game if whole or recipe.task != "enduro" else f"{novel.game}?max_frames=400"
     return RunConfig(
-        algorithm if whole else shrunk(algorithm, recipe.scale), game, steps, seed=recipe.seed, copies=copies, threads=recipe.threads, rater="store", true_reward=novel.reward,
+        algorithm if whole else shrunk(algorithm, recipe.scale), game, steps, seed=recipe.seed, copies=copies, threads=recipe.threads,
+        rater="store", true_reward=novel.reward,
         evaluate_every=max(steps // 10, 1) if whole else steps, evaluation_episodes=5 if whole else 1,
         checkpoint_every=max(steps // 15, 1), log_every=max(steps // 300, 1), clips=3 if whole else 0,
     )  # fmt: skip

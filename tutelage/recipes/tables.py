@@ -83,6 +83,17 @@ def counts(path: Path) -> str:
     return "\n".join(lines)
 
 
+def facts(path: Path) -> str:
+    """One line per thing that was measured, one column per row of the file."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(["measured", *(str(row["commit"]) for row in rows)]) + " |", "|" + "---|" * (len(rows) + 1)]
+    lines += [
+        f"| {name.replace('_', ' ')} | " + " | ".join(_cell(row.get(name)) for row in rows) + " |" for name in names if name != "commit"
+    ]
+    return "\n".join(lines)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
@@ -106,6 +117,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "profiles": plain,
     "language_speed": plain,
     "reliability": counts,
+    "rating_room": facts,
 }
 
 

@@ -11,6 +11,9 @@ LANDMARK, AREA, GOAL = (122, 126, 134), (132, 196, 140), (64, 148, 84)
 TEAMS = ((52, 104, 192), (206, 78, 66), (226, 160, 40), (120, 84, 170))
 """Fill colors of agents by team."""
 
+Window = tuple[slice, slice]
+"""Rows and columns of a picture."""
+
 
 class Canvas:
     """A square of the plane around the origin, seen from above, y upwards."""
@@ -23,35 +26,46 @@ class Canvas:
         self.pixel = 1.0 / scale
         self.color = np.broadcast_to(np.array(PAPER, np.float64), (height, width, 3)).copy()
 
-    def paint(self, outside: Float[np.ndarray, "height width"], color: tuple[int, int, int], opacity: float = 1.0) -> None:
-        """Color where `outside`, the signed distance from the shape's edge, is negative; half of it on the edge."""
+    def paint(self, outside: Float[np.ndarray, "rows columns"], color: tuple[int, int, int], window: Window, opacity: float = 1.0) -> None:
+        """Color where `outside`, the signed distance from the shape's edge, is negative; half of it on the edge. window: where it is."""
         cover = opacity * np.clip(0.5 - outside / self.pixel, 0.0, 1.0)[..., None]
-        self.color = self.color * (1.0 - cover) + cover * np.array(color, np.float64)
+        part = self.color[window]
+        part *= 1.0 - cover
+        part += cover * np.array(color, np.float64)
+
+    def around(self, x: float, y: float, reach: float) -> tuple[Window, np.ndarray, np.ndarray]:
+        """The pixels that a shape can touch which reaches so far from (x, y), and where they lie from there."""
+        reach += self.pixel
+        columns = slice(*np.searchsorted(self.x[0], (x - reach, x + reach)))
+        rows = slice(*np.searchsorted(-self.y[:, 0], (-y - reach, reach - y)))
+        return (rows, columns), self.x[:, columns] - x, self.y[rows] - y
 
     def disk(self, x: float, y: float, radius: float, color: tuple[int, int, int], opacity: float = 1.0) -> None:
         """Filled."""
-        self.paint(np.hypot(self.x - x, self.y - y) - radius, color, opacity)
+        window, right, up = self.around(x, y, radius)
+        self.paint(np.hypot(right, up) - radius, color, window, opacity)
 
     def ring(self, x: float, y: float, radius: float, thick: float, color: tuple[int, int, int], dashes: int = 0) -> None:
         """thick: in pixels. dashes: how many, 0 for an unbroken line."""
-        outside = np.abs(np.hypot(self.x - x, self.y - y) - radius) - 0.5 * thick * self.pixel
+        window, right, up = self.around(x, y, radius + thick * self.pixel)
+        outside = np.abs(np.hypot(right, up) - radius) - 0.5 * thick * self.pixel
         if dashes:
-            angle = np.arctan2(self.y - y, self.x - x) * dashes / (2.0 * np.pi)
+            angle = np.arctan2(up, right) * dashes / (2.0 * np.pi)
             gap = (0.25 - np.abs(angle - np.round(angle))) * 2.0 * np.pi * radius / dashes  # positive within a dash
             outside = np.maximum(outside, -gap)
-        self.paint(outside, color)
+        self.paint(outside, color, window)
 
     def line(self, x: float, y: float, dx: float, dy: float, thick: float, color: tuple[int, int, int]) -> None:
         """From (x, y), with round ends. thick: in pixels."""
-        along = ((self.x - x) * dx + (self.y - y) * dy) / max(dx * dx + dy * dy, 1e-12)
-        along = np.clip(along, 0.0, 1.0)
-        self.paint(np.hypot(self.x - x - along * dx, self.y - y - along * dy) - 0.5 * thick * self.pixel, color)
+        window, right, up = self.around(x, y, max(abs(dx), abs(dy)) + thick * self.pixel)
+        along = np.clip((right * dx + up * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)
+        self.paint(np.hypot(right - along * dx, up - along * dy) - 0.5 * thick * self.pixel, color, window)
 
     def grid(self, spacing: float) -> None:
         """Thin lines every `spacing`."""
         for axis in (self.x, self.y):
             apart = np.abs(axis - spacing * np.round(axis / spacing)) - 0.5 * self.pixel
-            self.paint(np.broadcast_to(apart, self.color.shape[:2]), GRID)
+            self.paint(np.broadcast_to(apart, self.color.shape[:2]), GRID, (slice(None), slice(None)))
 
 
 def draw(world: World, state: State, copy: int, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
