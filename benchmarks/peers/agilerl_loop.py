@@ -31,7 +31,7 @@ def main():
     names = world.agents
     learner = MATD3(
         [world.single_observation_space(name) for name in names], [world.single_action_space(name) for name in names],
-        agent_ids=names, policy_freq=2, batch_size=BATCH, device="cpu",
+        agent_ids=names, policy_freq=2, batch_size=BATCH, vect_noise_dim=COPIES, device="cpu",
         net_config={
             "latent_dim": 64, "max_latent_dim": 64, "encoder_config": {"hidden_size": [64]}, "head_config": {"hidden_size": [64]},
         },
