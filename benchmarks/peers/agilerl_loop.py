@@ -1,8 +1,8 @@
 """AgileRL's MATD3 in simple_spread of mpe2 (continuous), eight copies, an update for every hundred steps: `agilerl_loop.py THREADS`.
 
 The loop is that of its tutorials: worlds in processes of their own (`AsyncPettingZooVecEnv`), and nothing measured but the loop. Nets,
-their differences from ours and the batch are those of agilerl_matd3.py with 64-64; the agents keep the world's names, which differ only
-in a number, so that AgileRL gives them one actor.
+their differences from ours and the batch are those of agilerl_matd3.py with 64-64, and so are the agents' names, for those of the world
+differ only in a number, which would give them one net.
 """
 
 # pyright: reportMissingImports=false
@@ -17,6 +17,7 @@ from agilerl.components.data import MultiAgentTransition, transition_to_tensordi
 from agilerl.components.replay_buffer import ReplayBuffer
 from agilerl.vector.pz_async_vec_env import AsyncPettingZooVecEnv
 from mpe2 import simple_spread_v3
+from pettingzoo.utils.wrappers import BaseParallelWrapper
 from protocol import serve
 
 COPIES, BATCH, UPDATE_EVERY = 8, 1024, 100 // 8
@@ -25,9 +26,38 @@ torch.set_num_threads(threads)
 torch.manual_seed(0)
 
 
+NAMES = {"agent_0": "first", "agent_1": "second", "agent_2": "third"}
+
+
+class Renamed(BaseParallelWrapper):
+    """The same world with other names of its agents."""
+
+    def __init__(self):
+        super().__init__(simple_spread_v3.parallel_env(continuous_actions=True))
+        self.possible_agents = list(NAMES.values())
+        self._world_names = {name: old for old, name in NAMES.items()}
+
+    @property
+    def agents(self):
+        return [NAMES[agent] for agent in self.env.agents]
+
+    def observation_space(self, agent):
+        return self.env.observation_space(self._world_names[agent])
+
+    def action_space(self, agent):
+        return self.env.action_space(self._world_names[agent])
+
+    def reset(self, seed=None, options=None):
+        return tuple({NAMES[agent]: value for agent, value in answer.items()} for answer in self.env.reset(seed, options))
+
+    def step(self, actions):
+        answers = self.env.step({self._world_names[agent]: action for agent, action in actions.items()})
+        return tuple({NAMES[agent]: value for agent, value in answer.items()} for answer in answers)
+
+
 def main():
     """Fill the memory, then serve blocks of steps."""
-    world = AsyncPettingZooVecEnv([lambda: simple_spread_v3.parallel_env(continuous_actions=True) for _ in range(COPIES)])
+    world = AsyncPettingZooVecEnv([Renamed for _ in range(COPIES)])
     names = world.agents
     learner = MATD3(
         [world.single_observation_space(name) for name in names], [world.single_action_space(name) for name in names],
