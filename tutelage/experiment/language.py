@@ -73,7 +73,7 @@ class TextExperiment:
             self.config, self.out = config, out
             self.stage = STAGES[config.name]
             self.materials = open_materials(config, out)
-            self.told, self.more = list[str](), tuple[Tensor, ...]()
+            self.told, self.more = list[str](), tuple[Tensor | None, ...]()
             tokenizer = hashlib.sha256(_words(self.materials.tokenizer).encode()).hexdigest()
             self.inputs = {"data": self.materials.digest, "model": weights_digest(self.materials.model), "tokenizer": tokenizer}
             self.learner = self._make_learner()
@@ -147,7 +147,8 @@ class TextExperiment:
     ) -> DPO:
         """The reference's log-probabilities are read from the run where it has them, and refused where they belong to other inputs."""
         config, model, tokenizer = self.config, self.materials.model, self.materials.tokenizer
-        margins = self._margins(pairs) if config.algorithm.loss == "modpo" else None
+        margins, held_margins = (self._margins(rows) if config.algorithm.loss == "modpo" else None for rows in (pairs, held_out))
+        self.more = (None, held_margins)
         if config.algorithm.live_reference or config.algorithm.loss in FREE:
             return DPO(config.algorithm, model, pairs, draw, reference, margins)
         texts = [text for pair in [*pairs, *held_out] for text in pair]
@@ -161,12 +162,15 @@ class TextExperiment:
             size = 2 * (config.algorithm.microbatch or config.algorithm.batch_size)
             logp = text_logp(reference or model, texts, size).view(-1, 2)  # fresh adapters change nothing yet
             write_whole(path, save({"logp": logp}, now), self.out / f".{REFERENCE}.{os.getpid()}")
-        self.more = (logp[len(pairs) :],)
+        self.more = (logp[len(pairs) :], held_margins)
         return DPO(config.algorithm, model, pairs, draw, logp[: len(pairs)], margins)
 
     def _margins(self, pairs: list[tuple[Encoded, Encoded]]) -> Tensor:
         """What the rewards of the other objectives say of each pair: r(chosen) - r(rejected), one column per reward."""
-        config, batch = self.config, pad_right([text for pair in pairs for text in pair], 0).to(self.config.device)
+        config = self.config
+        if not pairs:
+            return torch.zeros(0, len(config.reward))
+        batch = pad_right([text for pair in pairs for text in pair], 0).to(config.device)
         rewards = [open_rewards((address,), self.materials.tokenizer, device=config.device) for address in config.reward]
         self._know_score_models("reward", [model for _, models in rewards for model in models])
         scores = [reward.scores(batch, [{}] * len(batch)).cpu().view(-1, 2) for reward, _ in rewards]

@@ -184,6 +184,17 @@ def test_a_pair_without_an_answer_and_margins_that_are_missing_are_named(model):
         DPO(Config(loss="modpo", objective_weights=(0.5, 0.5)), model, pairs(1), generator())
 
 
+def test_modpo_judges_unseen_pairs_with_their_margins(model):
+    config, rows = Config(loss="modpo", objective_weights=(0.5, 0.5), batch_size=6), pairs(6)
+    margins = torch.linspace(-2.0, 2.0, 6)[:, None]
+    learner = DPO(config, model, rows, generator(), margins=margins)
+    with pytest.raises(TrainingError, match="modpo needs their margins"):
+        learner.evaluate(rows, learner.reference)
+    found = learner.evaluate(rows, learner.reference, margins)["loss"]
+    assert found != pytest.approx(learner.evaluate(rows, learner.reference, 0.0 * margins)["loss"], abs=1e-3)
+    assert learner.update()["loss"] == pytest.approx(found, abs=1e-5)  # one batch of the same pairs, before it moves anything
+
+
 @pytest.mark.parametrize("loss", ["ipo", "ipo-mean", "hinge", "orpo", "modpo"])
 def test_label_smoothing_is_refused_where_it_would_do_nothing(model, loss):
     with pytest.raises(TrainingError, match=f"label_smoothing=0.1 was given for {loss}; it is for dpo, robust"):

@@ -226,15 +226,24 @@ class DPO:
         }
 
     @torch.no_grad()
-    def evaluate(self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Float[Tensor, "n 2"] | None = None) -> dict[str, float]:
-        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: a live one is asked."""
+    def evaluate(
+        self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Float[Tensor, "n 2"] | None = None,
+        margins: Float[Tensor, "n M"] | None = None,
+    ) -> dict[str, float]:  # fmt: skip
+        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: a live one is asked.
+
+        margins: as of the pairs that are learned from; modpo needs them. Raises TrainingError where something is missing.
+        """
+        if self.config.loss == "modpo" and margins is None:
+            raise TrainingError("pairs were to be evaluated without what the other objectives say of them; modpo needs their margins")
+        margins = torch.zeros(len(pairs), self.margins.shape[1]) if margins is None else margins
         if reference is None and self.config.loss not in FREE and not self.config.live_reference:
             raise TrainingError("pairs were to be evaluated without what the reference says of them; its log-probabilities are needed")
         if reference is None:
             reference = torch.zeros(len(pairs), 2) if self.config.loss in FREE else self.reference_logp(pairs)
         found: list[dict[str, float]] = []
         for part in pieces(range(len(pairs)), self.config.microbatch or self.config.batch_size):
-            batch = self.measure([pairs[i] for i in part], reference[list(part)], torch.zeros(len(part), self.margins.shape[1]))
+            batch = self.measure([pairs[i] for i in part], reference[list(part)], margins[list(part)])
             found += [self._measures(batch, self._objective(batch))] * len(part)
         return mean_metrics(found)
 
