@@ -65,13 +65,17 @@ def ranks() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def shard(net: nn.Module) -> None:
-    """Cut the weights of a LanguageModel or ScoreModel up, layer by layer, in place. Does nothing where there is one rank.
+def shard(*nets: nn.Module | None) -> None:
+    """Cut the weights of LanguageModels and ScoreModels up, layer by layer, in place; None is passed over. One rank leaves them whole.
 
     Whoever learns calls it before its optimizer looks at the weights and after it has taken its copies: what is cut up cannot be copied.
     """
-    if ranks() == 1 or isinstance(net, FSDPModule):
-        return
+    for net in nets if ranks() > 1 else ():
+        if net is not None and not isinstance(net, FSDPModule):
+            _shard(net)
+
+
+def _shard(net: nn.Module) -> None:
     if getattr(net, "adapted", None) is not None:
         raise ValueError("a model with adapters was to be cut up over processes; adapters learn in one process, or without them in many")
     body: Any = getattr(net, "module", None) or net.backbone

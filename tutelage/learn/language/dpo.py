@@ -162,9 +162,8 @@ class DPO:
             self.reference = reference
         elif config.loss not in FREE:
             self.live = reference if reference is not None or model.adapted is not None else model.copy()
-        for net in (model, *([] if self.live is None else [self.live])):
-            shard(net)
-        if not isinstance(reference, Tensor) and config.loss not in FREE and not config.live_reference:
+        shard(model, self.live)
+        if not (isinstance(reference, Tensor) or config.loss in FREE or config.live_reference):
             self.reference, self.live = self.reference_logp(self.pairs), None
         self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
         self.updates, self.total = 0, config.epochs * self.passes.per_pass

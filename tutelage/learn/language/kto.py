@@ -93,8 +93,7 @@ class KTO:
         self.config, self.model, self.rows = config, model, list(rows)
         self.reference = reference if reference is not None or model.adapted is not None else model.copy()
         self.passes = Passes(len(rows), config.batch_size, spawned(generator))
-        for net in (model, *([] if self.reference is None else [self.reference])):
-            shard(net)
+        shard(model, self.reference)
         self.descent = Descent(dict(model.named_parameters()), config.learning_rate, config.optimizer)
         alone = len(rows) % config.batch_size == 1  # the last batch of a pass, which is no step
         self.updates, self.total = 0, config.epochs * (self.passes.per_pass - alone)

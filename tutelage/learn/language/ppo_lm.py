@@ -151,8 +151,7 @@ class PPOLM:
         ptx = config.ptx_coefficient, config.ptx_unit
         self.ptx = Ptx(policy, pretraining, *ptx, spawned(generator)) if config.ptx_coefficient else None
         self.average = None if config.ema is None else policy.copy()
-        for net in (policy, critic, *([] if self.average is None else [self.average])):
-            shard(net)
+        shard(policy, critic, self.average)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
         rate = config.critic_learning_rate or config.learning_rate
         self.critic_descent = Descent(dict(critic.named_parameters()), rate, config.optimizer)

@@ -138,7 +138,7 @@ class RewardModel:
                 )
         for model in models:
             set_dropout(model, 0.0)
-            shard(model)
+        shard(*models)
         self.config, self.models = config, list(models)
         self.rankings = list(rankings)
         self.elements = in_pairs(rankings) if config.shuffled_pairs else self.rankings  # of a batch

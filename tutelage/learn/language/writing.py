@@ -102,8 +102,7 @@ class Writer:
                 )
         self.how, self.policy, self.reward, self.prompts, self.eos = how, policy, reward, list(prompts), eos
         self.reference = policy.copy() if reference is None and policy.adapted is None else reference
-        if self.reference is not None:
-            shard(self.reference)
+        shard(self.reference)
         self.order, self.generator = Passes(len(prompts), 1, spawned(generator)), spawned(generator)
 
     @torch.no_grad()
