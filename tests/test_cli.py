@@ -407,7 +407,7 @@ WHOLE = ["train", "sac", *GAME, "--steps", "30", *SHORT, *SAC]
         (["train", "pebble", "--reward-model.no-bonded"], "did you mean --reward-model.no-bounded?"),
         ([*WHOLE, "--steps", "0"], "steps=0 was given; a run needs at least 1"),
         ([*WHOLE, "--clips", "-1"], "clips=-1 was given; it cannot be negative"),
-        ([*WHOLE, "--device", "banana"], 'device "banana" cannot be used here: '),
+        ([*WHOLE, "--device", "banana"], "device=banana was given; cpu, cuda or cuda:0 was expected"),
         ([*WHOLE, "--true-reward", "py:nowhere:f"], "true_reward is 'py:nowhere:f', which leads to no function: "),
         ([*WHOLE, "--true-reward", "py:math:pi"], "true_reward is 'py:math:pi', which leads to a float; a function was expected"),
         (["train", "pebble", *GAME, "--steps", "30", *SHORT, *PEBBLE, "--sampler", "entropie"], 'sampler "entropie" is none of uniform, '),

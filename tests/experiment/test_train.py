@@ -77,7 +77,7 @@ def test_no_module_takes_the_place_of_a_function():
 def test_what_is_refused_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(CONFIG, device="cuda:99")
-    with pytest.raises(ConfigError, match=r'^device "cuda:99" cannot be used here: [^\n]+$'):
+    with pytest.raises(ConfigError, match=r"^device=cuda:99 was given[^\n]+$"):
         train(config)
     with pytest.raises(ConfigError, match='teacher "nobody" is none of oracle'):
         train(dataclasses.replace(CONFIG, algorithm=PEBBLE, teacher="nobody"), console=quiet())
@@ -89,7 +89,7 @@ def test_a_run_that_another_device_trained_says_what_is_missing(tmp_path: Path):
         experiment.begin()
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "cuda:99"}))
-    with pytest.raises(ConfigError, match='device "cuda:99" cannot be used here'):
+    with pytest.raises(ConfigError, match="device=cuda:99 was given"):
         resume(tmp_path, console=quiet())
     assert tutelage.load_policy(tmp_path).act(torch.zeros(3)).shape == (1,)  # acting needs no such device
 

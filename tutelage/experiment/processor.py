@@ -1,10 +1,12 @@
-"""How a training process uses its processor and memory."""
+"""What a training process runs on: its device, and how it uses its processor and memory."""
 
 import ctypes
 import sys
 
 import numpy as np
 import torch
+
+from tutelage.experiment.config import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 KEPT = 1 << 28  # bytes of freed memory that the process may keep
@@ -27,3 +29,17 @@ def prepare(threads: int) -> None:
         if tune is not None:
             tune(M_TRIM_THRESHOLD, KEPT)
             tune(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
+
+
+def refuse_device(device: str) -> None:
+    """Raises ConfigError for a device that torch does not know, or has none of."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(f"device={device} was given; cpu, cuda or cuda:0 was expected") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device} was given, and torch finds no CUDA; `tutelage doctor` says what it finds, cpu works anywhere")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device={device} was given and cannot be used here: {str(error).splitlines()[0]}") from None

@@ -37,6 +37,7 @@ from tutelage.experience.text_rows import (
 from tutelage.experience.tokenizers import train_bpe, word_tokenizer
 from tutelage.experiment.config import STAGES, ConfigError, TextRunConfig
 from tutelage.experiment.log import EVENTS, read_events
+from tutelage.experiment.processor import refuse_device
 from tutelage.experiment.randomness import generator
 from tutelage.games.text_worlds import TextWorld, text_world
 from tutelage.learn.language.writing import Asked
@@ -178,16 +179,6 @@ def open_materials(config: TextRunConfig, out: Path) -> Materials:
         raise ConfigError(f"{config.data} holds no row that {config.name} can learn from; it needs {needs}")
     looked = () if world is not None or config.preflight == "off" else look_at(config, whole, tokenizer, model, context)
     return Materials(tokenizer, encoder, tuple(own), tuple(held), model, digest, (*((told,) if told else ()), *looked))
-
-
-def refuse_device(device: str) -> None:
-    """Raises ConfigError for a device that torch does not know, or has none of."""
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise ConfigError(f"device={device} was given; cpu, cuda or cuda:0 was expected") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device} was given, and torch finds no CUDA; `tutelage doctor` says what it finds, cpu works anywhere")
 
 
 def _needs_an_order(config: TextRunConfig) -> bool:

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from tutelage.experiment.config import ConfigError, PlanConfig, RunConfig, TextRunConfig
+from tutelage.experiment.config import PlanConfig, RunConfig, TextRunConfig
 from tutelage.experiment.log import EVENTS
+from tutelage.experiment.processor import refuse_device
 from tutelage.experiment.progress import Display
 from tutelage.experiment.report import write_report
 from tutelage.experiment.run import Experiment, RunError, read_any_config, read_config
@@ -34,7 +34,7 @@ def train(
     Raises RunError when `out` already holds a run or is in use, ConfigError for a device
     that is not there.
     """
-    _check_device(config.device)
+    refuse_device(config.device)
     if isinstance(config, TextRunConfig):
         from tutelage.experiment.language import train_text  # only these runs need transformers
 
@@ -66,7 +66,7 @@ def resume(
 
         return resume_text(out, console)
     config = read_config(out)
-    _check_device(config.device)
+    refuse_device(config.device)
     with Experiment(config, out, raters) as experiment:
         for sentence in experiment.restore():
             console.print(sentence, highlight=False, soft_wrap=True)
@@ -109,11 +109,3 @@ def fresh_directory(config: RunConfig | PlanConfig) -> Path:
         if not path.exists():
             return path
     raise RunError(f"{RUNS} already holds 9,999 runs called {name}; choose a directory")
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f'device "{device}" cannot be used here: {reason}') from None
