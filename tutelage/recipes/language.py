@@ -4,7 +4,7 @@ SFT on demonstrations, a reward model on ranked answers, DPO and PPO, in the val
 every distance from SFT are known. What each study reproduces:
 - `chain`: SFT -> reward model -> DPO -> PPO; the score is the win rate over SFT by gold (rows `text:valence`).
 - `frontier`: both at several prices of a nat beside the optimum, PPO on gold and best-of-n (Rafailov et al. 2023, figure 2, left).
-- `over-optimization`: PPO against a reward model of 350 prompts, alone and with an ensemble of three that is not believed where its
+- `over-optimization`: PPO against a reward model of 700 prompts, alone and with an ensemble of five that is not believed where its
   members disagree, or no further than its worst (Stiennon et al. 2020, figure 5; Gao et al. 2022; Coste et al. 2023).
 - `alignment-tax`: what PPO forgets of the language itself, and what PPO-ptx keeps (Ouyang et al. 2022, figures 28 and 29).
 - `k-wise`: all pairs of a prompt as one element of a batch, beside shuffled pairs (Ouyang et al. 2022, section 3.5).
@@ -172,8 +172,9 @@ def frontier_study(chain: Chain, report: Report) -> None:
     report.curves["points"] = points
 
 
-DISAGREEMENT = 0.5
-"""What the members' variance costs (Coste et al. 2023: 0.5 for best-of-n, 0.1 for PPO, of rewards of another scale)."""
+DISAGREEMENT = 3.0
+"""What the members' variance costs (Coste et al. 2023: 0.5 for best-of-n, 0.1 for PPO, of rewards of another scale, and with a price on
+distance; 0.5 and 1 were too little here)."""
 
 
 class Watched(TextReward):
@@ -190,10 +191,14 @@ class Watched(TextReward):
 
 
 def overoptimization_setting(setting: Setting) -> Setting:
-    """Few labels, a world with something to exploit, a low price of a nat, and steps small enough to see gold rise before it falls."""
-    reward = replace(setting.reward, members=3, epochs=8, bootstrap=True)
-    ppo = replace(setting.ppo, kl_coefficient=0.05, learning_rate=5e-4)
-    prompts = setting.held_out + max(350 * setting.ranked_prompts // 1500, 8)
+    """Few labels, a world with something to exploit, and a policy that nothing holds back: distance is free, and its rate stays as it is.
+
+    Chosen on seeds 0, 1, 3 and 4: where the rate sinks to zero the policy stands still before gold has fallen.
+    """
+    reward = replace(setting.reward, members=5, epochs=8, bootstrap=True)
+    free = replace(setting.ppo.optimizer, schedule="constant")
+    ppo = replace(setting.ppo, kl_coefficient=0.0, learning_rate=5e-4, iterations=2 * setting.ppo.iterations, optimizer=free)
+    prompts = setting.held_out + max(700 * setting.ranked_prompts // 1500, 8)
     return replace(setting, world="text:valence-once", ranked_prompts=prompts, reward=reward, ppo=ppo)
 
 
