@@ -110,7 +110,7 @@ def _frontier(seeds: list[dict[str, Any]]) -> str:
 
 def _pressure(seeds: list[dict[str, Any]]) -> str:
     panels = {}
-    for method, name in (("single", "one reward model"), ("disagreement", "three, less their disagreement")):
+    for method, name in (("single", "one reward model"), ("disagreement", "five, less their disagreement")):
         curves = [seed["curves"][method] for seed in seeds]
         steps = np.arange(1.0, min(len(curve["gold"]) for curve in curves) + 1)
         panels[name] = [tuple((steps, np.array(curve[kind][: len(steps)])) for kind in ("proxy", "gold")) for curve in curves]
@@ -120,7 +120,7 @@ def _pressure(seeds: list[dict[str, Any]]) -> str:
     }
     words = (
         f"The reward model's score (dashed) and the true one, with few labels. From its peak gold falls by {fall['ppo-lm-single']} "
-        f"with one reward model and by {fall['ppo-lm-disagreement']} with three whose disagreement is taken off, medians over seeds."
+        f"with one reward model and by {fall['ppo-lm-disagreement']} with five whose disagreement is taken off, medians over seeds."
     )
     return section("When the proxy is optimized too far", words, _key({"gold": "learned", "the reward model's score": "reference"}) + chart)
 
