@@ -251,6 +251,7 @@ def test_modpo_asks_the_rewards_of_the_other_objectives(data, words, tmp_path):
         margins = experiment.learner.margins
         assert margins.shape == (22, 1) and float(margins.abs().max()) > 0.5
         unseen, held_margins = experiment.more
+        assert unseen is not None and held_margins is not None
         assert unseen.shape == (len(experiment.held_out), 2) and held_margins.shape == (len(experiment.held_out), 1)
         experiment.begin()
         experiment.step()
