@@ -78,7 +78,11 @@ def counts(path: Path) -> str:
     lines = ["| what | kills | counted | seconds | commit |", "|---|---|---|---|---|"]
     for row in (json.loads(line) for line in path.read_text().splitlines() if line.strip()):
         apart = ("task", "kills", "seconds", "hardware", "commit")
-        counted = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in row.items() if name not in apart)
+        counted = ", ".join(
+            f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:,}'}"
+            for name, value in row.items()
+            if name not in apart
+        )
         lines.append(f"| {row['task'].replace('_', ' ')} | {row['kills']} | {counted} | {row['seconds']:.0f} | {row['commit']} |")
     return "\n".join(lines)
 

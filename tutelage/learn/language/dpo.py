@@ -78,11 +78,9 @@ class PairLogp(NamedTuple):
     def means(self) -> "PairLogp":
         """The same, per token."""
         return self._replace(
-            chosen=self.chosen / self.chosen_length,
-            rejected=self.rejected / self.rejected_length,
-            reference_chosen=self.reference_chosen / self.chosen_length,
-            reference_rejected=self.reference_rejected / self.rejected_length,
-        )
+            chosen=self.chosen / self.chosen_length, reference_chosen=self.reference_chosen / self.chosen_length,
+            rejected=self.rejected / self.rejected_length, reference_rejected=self.reference_rejected / self.rejected_length,
+        )  # fmt: skip
 
     def logit(self, beta: float) -> Float[Tensor, "N"]:
         """beta h."""
@@ -157,10 +155,8 @@ class DPO:
         self.config, self.model, self.pairs, self.loss = config, model, list(pairs), LOSSES[config.loss]
         self.margins = torch.zeros(len(pairs), 0) if margins is None else margins
         self.passes = Passes(len(pairs), config.batch_size, spawned(generator))
-        self.live, self.reference = None, torch.zeros(len(pairs), 2)
-        if isinstance(reference, Tensor):
-            self.reference = reference
-        elif config.loss not in FREE:
+        self.live, self.reference = None, reference if isinstance(reference, Tensor) else torch.zeros(len(pairs), 2)
+        if not isinstance(reference, Tensor) and config.loss not in FREE:
             self.live = reference if reference is not None or model.adapted is not None else model.copy()
         shard(model, self.live)
         if not (isinstance(reference, Tensor) or config.loss in FREE or config.live_reference):
@@ -180,22 +176,17 @@ class DPO:
     def update(self) -> dict[str, float]:
         """One step on the next batch of pairs."""
         rows = self.passes.take()
-        found, reference = list[dict[str, float]](), self._reference(rows)
+        found, known = list[dict[str, float]](), not self.config.live_reference or self.config.loss in FREE
+        reference = self.reference[rows] if known else self.reference_logp([self.pairs[i] for i in rows])
         for part, weight in shared(range(len(rows)), self.config.microbatch):
             own = [rows[i] for i in part]
             batch = self.measure([self.pairs[i] for i in own], reference[list(part)], self.margins[own])
             loss = self._objective(batch)
             (weight * loss.sum() / len(rows)).backward()
-            batch, loss = PairLogp(*(x.detach() for x in batch)), loss.detach()
-            found += [self._measures(batch, loss)] * len(part)
+            found += [self._measures(PairLogp(*(x.detach() for x in batch)), loss.detach())] * len(part)
         metrics = mean_metrics(found) | self.descent.step(self.updates, self.total)
         self.updates += 1
         return metrics
-
-    def _reference(self, rows: Sequence[int]) -> Float[Tensor, "n 2"]:
-        if not self.config.live_reference or self.config.loss in FREE:
-            return self.reference[list(rows)]
-        return self.reference_logp([self.pairs[i] for i in rows])
 
     def _objective(self, batch: PairLogp) -> Float[Tensor, "N"]:
         loss = self.loss(batch, self.config)
@@ -226,15 +217,11 @@ class DPO:
 
     @torch.no_grad()
     def evaluate(
-        self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Float[Tensor, "n 2"] | None = None,
-        margins: Float[Tensor, "n M"] | None = None,
-    ) -> dict[str, float]:  # fmt: skip
-        """Loss, rewards and accuracy on pairs that were not learned from. reference: its numbers; None: a live one is asked.
-
-        margins: as of the pairs that are learned from; modpo needs them. Raises TrainingError where something is missing.
-        """
+        self, pairs: Sequence[tuple[Encoded, Encoded]], reference: Tensor | None = None, margins: Tensor | None = None
+    ) -> dict[str, float]:
+        """Loss, rewards and accuracy on n other pairs. reference: its numbers `[n, 2]`; None: a live one. margins: `[n, M]`, for modpo."""
         if self.config.loss == "modpo" and margins is None:
-            raise TrainingError("pairs were to be evaluated without what the other objectives say of them; modpo needs their margins")
+            raise TrainingError("pairs were to be evaluated without what other objectives say of them; modpo needs their margins")
         margins = torch.zeros(len(pairs), self.margins.shape[1]) if margins is None else margins
         if reference is None and self.config.loss not in FREE and not self.config.live_reference:
             raise TrainingError("pairs were to be evaluated without what the reference says of them; its log-probabilities are needed")

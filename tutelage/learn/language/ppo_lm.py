@@ -28,16 +28,7 @@ from tutelage.equations.statistics import whitened
 from tutelage.equations.surrogates import clipped_surrogate
 from tutelage.experience.text import Encoded, TextBatch
 from tutelage.learn.deep.ppo import ppo_loss
-from tutelage.learn.language.descent import (
-    Descent,
-    Optimization,
-    TrainingError,
-    mean_metrics,
-    measured,
-    set_dropout,
-    shared,
-    spawned,
-)
+from tutelage.learn.language.descent import Descent, Optimization, TrainingError, mean_metrics, measured, set_dropout, shared, spawned
 from tutelage.learn.language.ptx import Ptx
 from tutelage.learn.language.settings import Settings
 from tutelage.learn.language.writing import Asked, Sampling, Writer, Written
@@ -148,8 +139,7 @@ class PPOLM:
         self.config, self.policy, self.critic = config, policy, critic
         self.writer = Writer(config.sampling, policy, reference, reward, prompts, eos, generator)
         self.shuffle = spawned(generator)
-        ptx = config.ptx_coefficient, config.ptx_unit
-        self.ptx = Ptx(policy, pretraining, *ptx, spawned(generator)) if config.ptx_coefficient else None
+        self.ptx = Ptx(policy, pretraining, config.ptx_coefficient, config.ptx_unit, spawned(generator)) if config.ptx_coefficient else None
         self.average = None if config.ema is None else policy.copy()
         shard(policy, critic, self.average)
         self.descent = Descent(dict(policy.named_parameters()), config.learning_rate, config.optimizer)
@@ -195,7 +185,7 @@ class PPOLM:
         """One step of policy and critic on some of the texts."""
         config = self.config
         tokens = int(text.response[rows].sum())
-        found, start = list[Tensor](), torch.zeros(len(SUMS), dtype=torch.float64, device=text.tokens.device)
+        found = [torch.zeros(len(SUMS), dtype=torch.float64, device=text.tokens.device)]
         for part, weight in shared(rows.tolist(), config.microbatch):
             batch, own = text[part], Estimated(*(x[part] for x in old))
             logp = self.policy.log_probs(batch.tokens, batch.attention, batch.response, config.sampling.sampling_temperature)
@@ -203,7 +193,7 @@ class PPOLM:
             (weight * ppo_lm_loss(logp, value, own, batch.response, config, tokens)).backward()
             if weight:
                 found.append(_sums(logp.detach(), value.detach(), own, batch.response, config))
-        metrics: dict[str, float] = dict(zip(SUMS, (summed(sum(found, start)) / tokens).tolist(), strict=True))
+        metrics: dict[str, float] = dict(zip(SUMS, (summed(torch.stack(found).sum(0)) / tokens).tolist(), strict=True))
         if self.ptx is not None:
             metrics["loss/ptx"] = self.ptx.add_gradient(round(config.ptx_ratio * len(rows)), config.microbatch)
         per_iteration = config.epochs * -(-config.episodes // config.batch_size)
@@ -238,9 +228,8 @@ class PPOLM:
         self.descent.load(state["descent"])
         self.critic_descent.load(state["critic"])
         if self.average is not None:
-            with torch.no_grad():
-                for name, value in self.average.state_dict().items():
-                    value.copy_(like(state["average"][name], value))
+            for name, value in self.average.state_dict().items():
+                value.copy_(like(state["average"][name], value))
         self.writer.load(state["writer"])
         self.shuffle.set_state(state["shuffle"])
         if self.ptx is not None:
@@ -257,6 +246,5 @@ def _sums(logp: Tensor, value: Tensor, old: Estimated, response: Tensor, config:
     ratio = (logp - old.old_logp).exp()[response]
     gain, error = old.advantage[response], (value - old.target)[response]
     surrogate = clipped_surrogate(logp[response], old.old_logp[response], gain, config.clip_range)
-    clipped = (ratio - 1.0).abs() > config.clip_range
-    each = (-surrogate, 0.5 * error.square(), ratio, clipped, kl_k3(old.old_logp[response], logp[response]))
+    each = (-surrogate, 0.5 * error.square(), ratio, (ratio - 1.0).abs() > config.clip_range, kl_k3(old.old_logp[response], logp[response]))
     return torch.stack([x.double().sum() for x in each])

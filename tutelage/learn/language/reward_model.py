@@ -139,8 +139,7 @@ class RewardModel:
         for model in models:
             set_dropout(model, 0.0)
         shard(*models)
-        self.config, self.models = config, list(models)
-        self.rankings = list(rankings)
+        self.config, self.models, self.rankings = config, list(models), list(rankings)
         self.elements = in_pairs(rankings) if config.shuffled_pairs else self.rankings  # of a batch
         count = len(self.elements)
         self.passes = [Passes(count, config.batch_size, spawned(generator)) for _ in models]
