@@ -24,7 +24,7 @@ from playwright.sync_api import sync_playwright
 
 from tutelage.evaluate.clips import draw_segment, encode
 from tutelage.experiment.config import RunConfig
-from tutelage.experiment.fingerprint import commit
+from tutelage.experiment.fingerprint import commit, hardware
 from tutelage.experiment.processor import prepare
 from tutelage.experiment.run import Experiment
 from tutelage.games.make import make
@@ -120,7 +120,7 @@ def main() -> None:
             row[f"clip of {address} s"] = round(clip_seconds(address, Path(folder)), 3)
         a_run_that_asks(Path(folder) / "run")
         row["first pair s"] = round(first_pair_seconds(Path(folder) / "run"), 3)
-    row |= {"hardware": f"{len(os.sched_getaffinity(0))} cores", "commit": commit()}
+    row |= {"hardware": hardware(), "commit": commit()}
     print(json.dumps(row, indent=1))
     if given.row:
         append(RESULTS, [row])

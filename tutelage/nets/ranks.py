@@ -117,10 +117,7 @@ def total(number: float) -> float:
     """The sum over all ranks."""
     if ranks() == 1:
         return number
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    summed = torch.tensor(number, dtype=torch.float64, device=place)
-    distributed.all_reduce(summed)
-    return float(summed)
+    return float(summed(torch.tensor(number, dtype=torch.float64, device="cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def summed(tensor: Tensor) -> Tensor:
